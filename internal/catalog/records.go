@@ -1,0 +1,126 @@
+package catalog
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// VM is one row of the table vms.
+type VM struct {
+	ID            string
+	OrgID         string
+	OwnerID       string // id of the API key that made it
+	State         string // machine.State
+	Reason        string // why it is dead
+	CreatedAt     time.Time
+	Labels        map[string]string
+	Config        VMConfig
+	ParentCommit  string // commit it was started from; "" for a root VM
+	GrandparentVM string // VM that commit was taken of
+	MemoryBase    string // commit whose flat file it maps; "": anonymous memory
+	LayerID       string // its active layer
+	UID           int
+	Process       json.RawMessage // machine.Process
+	Spec          json.RawMessage // machine.Spec
+	SSHKey        string          // OpenSSH private key that logs in as root
+	SSHHostKey    string          // OpenSSH private host key
+}
+
+// VMConfig holds what the user asked for. Sizes in MiB.
+type VMConfig struct {
+	MemSizeMiB int64  `json:"mem_size_mib"`
+	VCPUCount  int64  `json:"vcpu_count"`
+	FSSizeMiB  int64  `json:"fs_size_mib"`
+	ImageName  string `json:"image_name"`
+	KernelName string `json:"kernel_name"`
+}
+
+// Commit is one row of the table commits.
+type Commit struct {
+	ID           string
+	OrgID        string
+	OwnerID      string
+	Name         string
+	Description  *string
+	IsPublic     bool
+	CreatedAt    time.Time
+	ParentVM     string
+	ParentCommit string
+	MemoryBase   string
+	LayerID      string
+	TemplateKey  string // "" unless it is an internal template
+	Durable      bool
+	Deleted      bool
+	Manifest     json.RawMessage
+}
+
+// Layer is one row of the table layers: a qcow2 file.
+type Layer struct {
+	ID        string
+	OrgID     string
+	ParentID  string // "" directly on the image
+	ImageFile string
+	Frozen    bool
+	CreatedAt time.Time
+}
+
+// Flat is one row of the table flats.
+type Flat struct {
+	CommitID string
+	BootID   string
+	Synced   bool
+	UsedAt   time.Time
+}
+
+// Organisation is one row of the table organisations.
+type Organisation struct {
+	ID        string
+	Name      string
+	GID       int
+	CreatedAt time.Time
+}
+
+// Key is one row of the table api_keys.
+type Key struct {
+	ID        string
+	OrgID     string
+	Name      string
+	Hash      []byte
+	CreatedAt time.Time
+	ExpiresAt *time.Time
+	RevokedAt *time.Time
+}
+
+// Repository is one row of the table repositories.
+type Repository struct {
+	ID          string
+	OrgID       string
+	Name        string
+	Description *string
+	IsPublic    bool
+	CreatedAt   time.Time
+}
+
+// RepositoryTag is one row of the table repository_tags.
+type RepositoryTag struct {
+	ID          string
+	RepoID      string
+	Name        string
+	CommitID    string
+	Description *string
+	CreatedAt   time.Time
+	UpdatedAt   time.Time
+}
+
+// Image is one row of the table images.
+type Image struct {
+	ID         string
+	OrgID      string // "" everybody's
+	Name       string
+	File       string
+	Digest     string
+	SizeMiB    int64
+	SourceType string
+	Config     json.RawMessage
+	CreatedAt  time.Time
+}
