@@ -1,0 +1,195 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"vers/internal/fault"
+)
+
+// kernelMeta is Debian's package that always depends on the newest kernel for virtual machines.
+const kernelMeta = "linux-image-cloud-amd64"
+
+// Kernel is a kernel that VMs boot.
+type Kernel struct {
+	Name       string // as in kernel_name
+	Vmlinuz    string // path of the compressed kernel
+	ModulesDir string // its modules, as below lib/modules/<release>
+	Release    string // uname -r
+	Digest     string // over all files
+}
+
+// PrepareKernel makes the kernel default.bin out of Debian's newest cloud kernel. The package is unpacked, not
+// installed. Progress lines go to progress, which may be nil.
+func PrepareKernel(ctx context.Context, dataDir string, progress io.Writer) (Kernel, error) {
+	if k, err := OpenKernel(dataDir, DefaultKernel); err == nil {
+		return k, nil
+	}
+	kernels := filepath.Join(dataDir, "kernels")
+	err := withLock(ctx, kernels, func() error {
+		if _, err := OpenKernel(dataDir, DefaultKernel); err == nil {
+			return nil
+		}
+		if err := makeKernel(ctx, kernels, DefaultKernel, progress); err != nil {
+			return fmt.Errorf("prepare kernel %s: %w", DefaultKernel, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return Kernel{}, err
+	}
+	return OpenKernel(dataDir, DefaultKernel)
+}
+
+// OpenKernel finds a kernel of the data directory by name. fault.NotFound if there is none.
+func OpenKernel(dataDir, name string) (Kernel, error) {
+	if !validName(name) {
+		return Kernel{}, fault.Invalidf("kernel name %q is not a plain file name", name)
+	}
+	dir := filepath.Join(dataDir, "kernels", name)
+	k := Kernel{Name: name, Vmlinuz: filepath.Join(dir, "vmlinuz"), ModulesDir: filepath.Join(dir, "modules")}
+	for file, value := range map[string]*string{"release": &k.Release, "digest": &k.Digest} {
+		data, err := os.ReadFile(filepath.Join(dir, file))
+		if errors.Is(err, fs.ErrNotExist) {
+			return Kernel{}, fault.NotFoundf("kernel image '%s' not found", name)
+		} else if err != nil {
+			return Kernel{}, fmt.Errorf("open kernel %s: %w", name, err)
+		}
+		*value = strings.TrimSpace(string(data))
+	}
+	for _, path := range []string{k.Vmlinuz, k.ModulesDir} {
+		if _, err := os.Stat(path); err != nil {
+			return Kernel{}, fault.NotFoundf("kernel image '%s' is incomplete: %w; remove %s to have it made again", name, err, dir)
+		}
+	}
+	return k, nil
+}
+
+// makeKernel downloads and publishes the kernel as <kernels>/<name>. Called with the lock held.
+func makeKernel(ctx context.Context, kernels, name string, progress io.Writer) error {
+	source, err := newApt(progress)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(source.dir)
+	pkg, err := source.dependency(ctx, kernelMeta, "linux-image-")
+	if err != nil {
+		return err
+	}
+	deb, err := source.download(ctx, pkg)
+	if err != nil {
+		return err
+	}
+	say(progress, "unpacking the kernel")
+	tree := filepath.Join(source.dir, "tree")
+	if _, err := run(ctx, exec.CommandContext(ctx, "dpkg-deb", "-x", deb, tree)); err != nil {
+		return err
+	}
+	release := strings.TrimPrefix(pkg, "linux-image-")
+
+	stage, err := os.MkdirTemp(kernels, ".new-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(stage)
+	if err := stageKernel(ctx, tree, stage, release); err != nil {
+		return err
+	}
+	// What is there now is not whole, or OpenKernel would have found it.
+	final := filepath.Join(kernels, name)
+	if err := os.RemoveAll(final); err != nil {
+		return err
+	}
+	if err := os.Rename(stage, final); err != nil {
+		return err
+	}
+	say(progress, "kernel %s is ready (%s)", name, release)
+	return syncDir(kernels)
+}
+
+// stageKernel copies what guests need out of an unpacked kernel package.
+func stageKernel(ctx context.Context, tree, stage, release string) error {
+	modules := filepath.Join(tree, "lib", "modules", release)
+	if _, err := os.Stat(modules); err != nil {
+		modules = filepath.Join(tree, "usr", "lib", "modules", release) // Debian 13
+	}
+	if err := copyFile(filepath.Join(tree, "boot", "vmlinuz-"+release), filepath.Join(stage, "vmlinuz")); err != nil {
+		return err
+	}
+	all, err := openModuleTree(modules)
+	if err != nil {
+		return err
+	}
+	order, err := all.loadOrder(guestModules(), func(path string) ([]string, error) {
+		plain, err := decompressModule(ctx, path)
+		if err != nil {
+			return nil, err
+		}
+		return moduleDepends(plain)
+	})
+	if err != nil {
+		return err
+	}
+	for _, file := range append(order, "modules.builtin") {
+		file = plainModule(file)
+		if err := copyFile(filepath.Join(modules, file), filepath.Join(stage, "modules", file)); err != nil {
+			return err
+		}
+	}
+	digest, err := digestTree(stage)
+	if err != nil {
+		return err
+	}
+	for file, text := range map[string]string{"release": release, "digest": digest} {
+		if err := writeDurable(filepath.Join(stage, file), []byte(text+"\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	return os.Chmod(stage, 0o755)
+}
+
+// plainModule is the path of a module without the suffix of its compression.
+func plainModule(path string) string {
+	return strings.TrimSuffix(strings.TrimSuffix(path, ".xz"), ".zst")
+}
+
+// decompressModule makes sure that the uncompressed form lies beside a module (Debian 13 compresses them).
+func decompressModule(ctx context.Context, path string) (string, error) {
+	plain := plainModule(path)
+	var tool string
+	switch filepath.Ext(path) {
+	case ".xz":
+		tool = "xz"
+	case ".zst":
+		tool = "zstd"
+	default:
+		return path, nil
+	}
+	_, err := run(ctx, exec.CommandContext(ctx, tool, "-d", "-k", "-f", "-q", path))
+	return plain, err
+}
+
+// copyFile copies a file, made durable, with the directories it needs.
+func copyFile(from, to string) (err error) {
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Sync(), out.Close())
+}

@@ -1,0 +1,152 @@
+package image
+
+import (
+	"bytes"
+	"debug/elf"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"vers/internal/fault"
+)
+
+// guestModules are what a guest needs of the kernel's modules; their dependencies are found in the modules themselves.
+// Guests see virtio devices on PCI only. overlay and fuse are for the software in them: container engines, AppImages.
+func guestModules() []string {
+	return []string{"virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console", "overlay", "fuse"}
+}
+
+// moduleTree is the module directory of one kernel: lib/modules/<release> as its package has it.
+type moduleTree struct {
+	dir     string
+	files   map[string]string // module name → path relative to dir
+	builtin map[string]bool
+}
+
+// moduleName is the kernel's name of a module file: virtio-rng.ko and virtio_rng are the same module.
+func moduleName(file string) string {
+	name := filepath.Base(file)
+	for _, suffix := range []string{".xz", ".zst", ".gz", ".ko"} {
+		name = strings.TrimSuffix(name, suffix)
+	}
+	return strings.ReplaceAll(name, "-", "_")
+}
+
+func isModule(file string) bool {
+	for _, suffix := range []string{".ko", ".ko.xz", ".ko.zst", ".ko.gz"} {
+		if strings.HasSuffix(file, suffix) {
+			return true
+		}
+	}
+	return false
+}
+
+// openModuleTree lists the modules below dir and those built into the kernel.
+func openModuleTree(dir string) (*moduleTree, error) {
+	t := &moduleTree{dir: dir, files: map[string]string{}, builtin: map[string]bool{}}
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if !entry.IsDir() && isModule(path) {
+			rel, err := filepath.Rel(dir, path)
+			if err != nil {
+				return err
+			}
+			t.files[moduleName(path)] = rel
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list kernel modules: %w", err)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "modules.builtin"))
+	if err != nil {
+		return nil, fmt.Errorf("list built-in modules: %w", err)
+	}
+	for _, line := range strings.Fields(string(data)) {
+		t.builtin[moduleName(line)] = true
+	}
+	return t, nil
+}
+
+// loadOrder gives the files of the wanted modules and everything they depend on, relative to the tree, each after what
+// it needs. Built-in modules are left out. depends reads the dependencies of one module file.
+func (t *moduleTree) loadOrder(wanted []string, depends func(path string) ([]string, error)) ([]string, error) {
+	const (
+		entered = 1
+		done    = 2
+	)
+	var order []string
+	state := map[string]int{}
+	var visit func(name, by string) error
+	visit = func(name, by string) error {
+		switch {
+		case state[name] == done || t.builtin[name]:
+			return nil
+		case state[name] == entered:
+			return fault.Invalidf("kernel module %s depends on itself through %s", name, by)
+		}
+		file, ok := t.files[name]
+		if !ok {
+			return fault.NotFoundf("the kernel has no module %s (needed by %s), neither built in nor below %s", name, by, t.dir)
+		}
+		state[name] = entered
+		deps, err := depends(filepath.Join(t.dir, file))
+		if err != nil {
+			return err
+		}
+		for _, dep := range deps {
+			if err := visit(moduleName(dep), name); err != nil {
+				return err
+			}
+		}
+		state[name] = done
+		order = append(order, file)
+		return nil
+	}
+	for _, name := range wanted {
+		if err := visit(moduleName(name), "the guest"); err != nil {
+			return nil, err
+		}
+	}
+	return order, nil
+}
+
+// moduleDepends reads the names after depends= in a module's .modinfo section: strings separated by zero bytes.
+func moduleDepends(path string) ([]string, error) {
+	f, err := elf.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read kernel module %s: %w", path, err)
+	}
+	defer f.Close()
+	section := f.Section(".modinfo")
+	if section == nil {
+		return nil, fault.Invalidf("kernel module %s has no .modinfo section", path)
+	}
+	data, err := section.Data()
+	if err != nil {
+		return nil, fmt.Errorf("read .modinfo of %s: %w", path, err)
+	}
+	return parseDepends(data), nil
+}
+
+func parseDepends(modinfo []byte) []string {
+	var deps []string
+	for _, entry := range bytes.Split(modinfo, []byte{0}) {
+		list, ok := bytes.CutPrefix(entry, []byte("depends="))
+		if !ok {
+			continue
+		}
+		for _, dep := range strings.Split(string(list), ",") {
+			if dep = strings.TrimSpace(dep); dep != "" {
+				deps = append(deps, dep)
+			}
+		}
+	}
+	sort.Strings(deps)
+	return deps
+}
