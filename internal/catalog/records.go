@@ -86,6 +86,7 @@ type Key struct {
 	OrgID     string
 	Name      string
 	Hash      []byte
+	IsLocal   bool // the key that connections over the UNIX socket act as
 	CreatedAt time.Time
 	ExpiresAt *time.Time
 	RevokedAt *time.Time
@@ -99,6 +100,7 @@ type Repository struct {
 	Description *string
 	IsPublic    bool
 	CreatedAt   time.Time
+	TagCount    int64 // counted when read, ignored when written
 }
 
 // RepositoryTag is one row of the table repository_tags.
@@ -123,4 +125,14 @@ type Image struct {
 	SourceType string
 	Config     json.RawMessage
 	CreatedAt  time.Time
+}
+
+// Answer is one row of the table idempotency: the first answer to a request, to be repeated.
+type Answer struct {
+	KeyID     string
+	Request   string // method, path and idempotency key
+	Digest    []byte // of query and body; a repeated key with another digest is a mistake of the client
+	Status    int
+	Body      []byte
+	CreatedAt time.Time
 }

@@ -10,7 +10,8 @@ CREATE TABLE api_keys (
   key_id     TEXT PRIMARY KEY,                -- shown as owner_id of what the key made
   org_id     TEXT NOT NULL REFERENCES organisations,
   name       TEXT NOT NULL,
-  hash       BLOB NOT NULL,                   -- SHA-256 of the secret part
+  hash       BLOB NOT NULL,                   -- SHA-256 of the secret part; empty: nobody can log in with it
+  is_local   INTEGER NOT NULL DEFAULT 0,      -- 1: the key that connections over the UNIX socket act as
   created_at TEXT NOT NULL,
   expires_at TEXT,
   revoked_at TEXT
@@ -44,6 +45,8 @@ CREATE TABLE commits (
   manifest       TEXT NOT NULL                -- JSON, see internal/commit
 ) STRICT;
 CREATE INDEX commits_by_org ON commits (org_id, created_at DESC);
+CREATE INDEX commits_by_memory_base ON commits (memory_base);
+CREATE INDEX commits_by_layer ON commits (layer_id);
 
 CREATE TABLE vms (
   vm_id          TEXT PRIMARY KEY,
@@ -65,6 +68,8 @@ CREATE TABLE vms (
   ssh_host_key   TEXT NOT NULL                -- OpenSSH private host key of the guest
 ) STRICT;
 CREATE INDEX vms_by_org ON vms (org_id, created_at DESC);
+CREATE INDEX vms_by_parent_commit ON vms (parent_commit);
+CREATE INDEX vms_by_layer ON vms (layer_id);
 
 -- A flat file <data>/flats/<commit_id>.ram: whole memory of a commit, a cache.
 CREATE TABLE flats (
@@ -115,15 +120,19 @@ CREATE TABLE images (
   created_at  TEXT NOT NULL,
   UNIQUE (org_id, name)
 ) STRICT;
+CREATE UNIQUE INDEX images_of_everybody ON images (name) WHERE org_id IS NULL; -- UNIQUE above holds no NULLs apart
 
 CREATE TABLE idempotency (
   key_id     TEXT NOT NULL,
   request    TEXT NOT NULL,                   -- method, path, X-Idempotency-Key
   status     INTEGER NOT NULL,
-  body       BLOB NOT NULL,
+  digest     BLOB NOT NULL,                   -- SHA-256 of the request's query and body
+  body       BLOB NOT NULL,                   -- of the answer
   created_at TEXT NOT NULL,
   PRIMARY KEY (key_id, request)
 ) STRICT;
+CREATE INDEX idempotency_by_age ON idempotency (created_at);
+CREATE INDEX layers_by_parent ON layers (parent_id);
 
 -- +goose Down
 SELECT 1;
