@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"vers/internal/commit"
 	"vers/internal/memory"
 )
 
@@ -30,7 +31,8 @@ type Driver interface {
 }
 
 // Instance is one running machine of a driver. Methods are safe for concurrent use; the manager calls those that
-// change state one at a time. After Done is closed every method but Process, Kill and Done fails.
+// change state one at a time. After Done is closed every method but Process, Kill, Ended and Done fails with
+// fault.Conflict.
 type Instance interface {
 	// Process identifies the process for Adopt. It can be stored.
 	Process() Process
@@ -56,6 +58,10 @@ type Instance interface {
 
 	// Console returns the newest part of the serial console's output, at most 64 KiB.
 	Console(ctx context.Context) ([]byte, error)
+
+	// Ended is closed when the guest has powered off, rebooted or panicked (Status is StatusEnded from then on, and
+	// only Kill is left), and at the latest together with Done. Nothing has to be polled.
+	Ended() <-chan struct{}
 
 	// Kill ends the process and waits until it is gone and its memory is returned. Idempotent.
 	Kill(ctx context.Context) error
@@ -89,25 +95,18 @@ type Spec struct {
 	MemoryFile string   `json:"memory_file,omitempty"` // flat file to map privately; empty: fresh anonymous memory
 }
 
-// Hardware is the part of a spec that a device state depends on. A commit records it and a restore uses it again,
-// whatever today's defaults are.
-type Hardware struct {
-	Accelerator string `json:"accelerator"`   // "kvm" or "tcg"
-	CPU         string `json:"cpu"`           // QEMU's CPU model
-	MachineType string `json:"machine_type"`  // versioned, for example pc-q35-7.2
-	MemoryBytes int64  `json:"memory_bytes"`  // guest RAM, a multiple of 1 MiB
-	VCPUs       int    `json:"vcpus"`         //
-	Devices     string `json:"devices"`       // name of the device list, so that a later one can differ; "v1"
-}
+// Hardware is the part of a spec that a device state depends on.
+type Hardware = commit.Hardware
 
 // Host is what a driver would use for a new instance.
 type Host struct {
-	Hardware              // MemoryBytes and VCPUs are zero
-	QEMUVersion   string  // as QEMU reports it
-	QEMUPath      string
-	AcceleratorBy string  // the proof: why this accelerator was chosen
-	OverheadBytes int64   // host memory a process needs beside guest RAM, estimated
-	CanLoad       func(Hardware) error // nil if a state recorded with that hardware can be loaded here, else what is missing
+	Hardware                                // MemoryBytes and VCPUs are zero
+	QEMUVersion        string               // as QEMU reports it
+	QEMUPath           string               //
+	AcceleratorBy      string               // the proof: why this accelerator was chosen
+	OverheadBytes      int64                // host memory a process needs beside guest RAM, estimated
+	WritableMemoryFile bool                 // the process opens Spec.MemoryFile read-write even though the mapping is private (QEMU before 8.2)
+	CanLoad            func(Hardware) error // nil if a state recorded with that hardware can be loaded here, else what is missing
 }
 
 // Layer is one file of a disk.

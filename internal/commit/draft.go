@@ -1,0 +1,166 @@
+package commit
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"time"
+
+	"vers/internal/catalog"
+	"vers/internal/disk"
+	"vers/internal/memory"
+)
+
+// Draft is a commit in the making. Nothing of it is visible until Write has returned. The order is
+//
+//	Begin          before the pause: the flat file is begun from its base
+//	ApplyMemory    after the pause: the flat file is complete and has its name, children may map and load it
+//	Write          everything on stable storage, then the catalogue row: acknowledged from here on
+//	Abort          on every failing path; harmless after Write
+type Draft struct {
+	ID string
+
+	store   *Store
+	gid     int
+	base    string // commit whose flat file this one began as
+	flat    *memory.Flat
+	release []func()
+	named   bool // the flat file has its final name
+	written bool
+}
+
+// Begin starts commit id of a VM whose memory stands on commit base ("" zeroes) and whose RAM has size bytes. gid is the
+// organisation's group.
+func (s *Store) Begin(ctx context.Context, id, base string, size int64, gid int) (*Draft, error) {
+	d := &Draft{ID: id, store: s, gid: gid, base: base}
+	d.release = append(d.release, s.Hold())
+	basePath := ""
+	if base != "" {
+		path, release, err := s.Flat(ctx, base)
+		if err != nil {
+			d.Abort()
+			return nil, err
+		}
+		d.release = append(d.release, release)
+		basePath = path
+	}
+	var err error
+	if d.flat, err = memory.NewFlat(ctx, s.FlatPath(id), basePath, size); err != nil {
+		d.Abort()
+		return nil, err
+	}
+	if err := s.share(d.flat.Path(), gid); err != nil {
+		d.Abort()
+		return nil, err
+	}
+	return d, nil
+}
+
+// ApplyMemory writes the captured pages to the flat file and gives it its name, Store.FlatPath.
+func (d *Draft) ApplyMemory(s *memory.Snapshot) error {
+	if err := d.flat.Apply(s); err != nil {
+		return err
+	}
+	if err := d.flat.Finish(); err != nil {
+		return err
+	}
+	d.named = true
+	return nil
+}
+
+// Record is what the caller knows of the commit.
+type Record struct {
+	Commit   catalog.Commit // without Manifest and Durable
+	Manifest Manifest       // without DeviceState, Memory, MemoryBase
+}
+
+// Write makes the commit durable and then visible. deviceState is moved into the commit. layer is the frozen top of its
+// disk; it is synced here. On error the caller aborts.
+func (d *Draft) Write(ctx context.Context, r Record, s *memory.Snapshot, deviceState string) (catalog.Commit, error) {
+	c := r.Commit
+	final := d.store.commitDir(d.ID)
+	temp := final + ".tmp"
+	if err := os.Mkdir(temp, 0o700); err != nil {
+		return c, err
+	}
+	defer os.RemoveAll(temp)
+	m := r.Manifest
+	m.Version, m.CommitID, m.CreatedAt, m.MemoryBase = ManifestVersion, d.ID, c.CreatedAt, d.base
+
+	basePath := ""
+	if d.base != "" {
+		basePath = d.store.FlatPath(d.base)
+	}
+	var err error
+	if m.Memory, err = memory.WriteDelta(temp+"/memory.delta", s, basePath); err != nil {
+		return c, err
+	}
+	if err := os.Rename(deviceState, temp+"/device.state"); err != nil {
+		return c, fmt.Errorf("move device state: %w", err)
+	}
+	if err := os.Chown(temp+"/device.state", os.Geteuid(), os.Getegid()); err != nil {
+		return c, err
+	}
+	if m.DeviceState, err = hashFile(temp + "/device.state"); err != nil {
+		return c, err
+	}
+	if err := disk.Sync(temp + "/device.state"); err != nil {
+		return c, err
+	}
+	if c.Manifest, err = json.Marshal(m); err != nil {
+		return c, err
+	}
+	if err := writeFile(temp+"/manifest.json", c.Manifest, 0o600); err != nil {
+		return c, err
+	}
+	if err := disk.Sync(d.store.LayerPath(c.LayerID)); err != nil {
+		return c, err
+	}
+	if err := syncDir(temp); err != nil {
+		return c, err
+	}
+	if err := os.Rename(temp, final); err != nil {
+		return c, err
+	}
+	if err := syncDir(d.store.dir + "/commits"); err != nil {
+		return c, err
+	}
+	c.MemoryBase, c.Durable = d.base, true
+	if err := d.store.publish(ctx, c); err != nil {
+		os.RemoveAll(final)
+		return c, err
+	}
+	d.written = true
+	d.done()
+	return c, nil
+}
+
+// publish writes the rows that make a commit visible.
+func (s *Store) publish(ctx context.Context, c catalog.Commit) error {
+	return s.catalog.InTx(ctx, func(tx *catalog.Tx) error {
+		if err := tx.InsertCommit(ctx, c); err != nil {
+			return err
+		}
+		return tx.PutFlat(ctx, catalog.Flat{CommitID: c.ID, BootID: s.bootID, UsedAt: time.Now()})
+	})
+}
+
+// Abort removes what was made, unless Write succeeded.
+func (d *Draft) Abort() {
+	if !d.written && d.flat != nil {
+		d.flat.Abort()
+		if d.named {
+			os.Remove(d.store.FlatPath(d.ID))
+		}
+		d.flat = nil
+	}
+	d.done()
+}
+
+func (d *Draft) done() {
+	for i := len(d.release) - 1; i >= 0; i-- {
+		d.release[i]()
+	}
+	d.release = nil
+}

@@ -1,0 +1,190 @@
+package commit
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"vers/internal/catalog"
+)
+
+// Collect removes what nothing needs any more. It is the only one that deletes commits, layers and flat files.
+//
+// Roots are commits that their owner has not deleted, VMs, and leases. A commit keeps its memory base and its disk
+// layers; a VM keeps its memory base and its layers. Flat files beyond the budget go by recency, never those of VMs.
+// While somebody holds files that the catalogue does not name yet, it does nothing and returns false: try again later.
+func (s *Store) Collect(ctx context.Context) (done bool, err error) {
+	if !s.work.TryLock() {
+		return false, nil
+	}
+	defer s.work.Unlock()
+	live, err := s.mark(ctx)
+	if err != nil {
+		return false, err
+	}
+	if err := s.sweepCommits(ctx, live); err != nil {
+		return false, err
+	}
+	if err := s.sweepLayers(ctx, live); err != nil {
+		return false, err
+	}
+	return true, s.trimFlats(ctx, live)
+}
+
+type liveSet struct {
+	commits map[string]bool // whose delta is needed
+	mapped  map[string]bool // whose flat file a VM maps
+	layers  map[string]bool
+}
+
+func (s *Store) mark(ctx context.Context) (liveSet, error) {
+	live := liveSet{commits: map[string]bool{}, mapped: map[string]bool{}, layers: map[string]bool{}}
+	commits, err := s.catalog.AllCommits(ctx)
+	if err != nil {
+		return live, err
+	}
+	layers, err := s.catalog.Layers(ctx)
+	if err != nil {
+		return live, err
+	}
+	vms, err := s.catalog.AllVMs(ctx)
+	if err != nil {
+		return live, err
+	}
+	commitByID := map[string]catalog.Commit{}
+	for _, c := range commits {
+		commitByID[c.ID] = c
+	}
+	layerByID := map[string]catalog.Layer{}
+	for _, l := range layers {
+		layerByID[l.ID] = l
+	}
+	keepLayers := func(id string) {
+		for id != "" && !live.layers[id] {
+			live.layers[id] = true
+			id = layerByID[id].ParentID
+		}
+	}
+	keepCommit := func(id string) {
+		for id != "" && !live.commits[id] {
+			live.commits[id] = true
+			keepLayers(commitByID[id].LayerID)
+			id = commitByID[id].MemoryBase
+		}
+	}
+	for _, c := range commits {
+		if !c.Deleted || s.leased(c.ID) {
+			keepCommit(c.ID)
+		}
+	}
+	for _, v := range vms {
+		keepLayers(v.LayerID)
+		if v.MemoryBase != "" {
+			keepCommit(v.MemoryBase)
+			live.mapped[v.MemoryBase] = true
+		}
+	}
+	return live, nil
+}
+
+func (s *Store) sweepCommits(ctx context.Context, live liveSet) error {
+	commits, err := s.catalog.AllCommits(ctx)
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	// Newest first: a delta goes before the one it stands on.
+	sort.Slice(commits, func(i, j int) bool { return commits[i].CreatedAt.After(commits[j].CreatedAt) })
+	for _, c := range commits {
+		if live.commits[c.ID] {
+			known[c.ID] = true
+			continue
+		}
+		if err := s.catalog.RemoveFlat(ctx, c.ID); err != nil {
+			return err
+		}
+		if err := s.catalog.RemoveCommit(ctx, c.ID); err != nil {
+			return err
+		}
+	}
+	return s.sweepDir("commits", func(name string) bool { return known[name] })
+}
+
+func (s *Store) sweepLayers(ctx context.Context, live liveSet) error {
+	layers, err := s.catalog.Layers(ctx)
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	dead := map[string]catalog.Layer{}
+	for _, l := range layers {
+		if live.layers[l.ID] {
+			known[l.ID+".qcow2"] = true
+		} else {
+			dead[l.ID] = l
+		}
+	}
+	// A parent's row can only go after its children's.
+	for len(dead) > 0 {
+		parents := map[string]bool{}
+		for _, l := range dead {
+			parents[l.ParentID] = true
+		}
+		for id := range dead {
+			if parents[id] {
+				continue
+			}
+			if err := s.catalog.RemoveLayer(ctx, id); err != nil {
+				return err
+			}
+			delete(dead, id)
+		}
+	}
+	return s.sweepDir("layers", func(name string) bool { return known[name] })
+}
+
+// trimFlats removes flat files of commits that are gone, and the least recently used beyond the budget.
+func (s *Store) trimFlats(ctx context.Context, live liveSet) error {
+	flats, err := s.catalog.Flats(ctx)
+	if err != nil {
+		return err
+	}
+	sort.Slice(flats, func(i, j int) bool { return flats[i].UsedAt.After(flats[j].UsedAt) })
+	keep := map[string]bool{}
+	budget := s.flatBudget
+	for _, f := range flats {
+		size := allocated(s.FlatPath(f.CommitID))
+		inUse := live.mapped[f.CommitID] || s.leased(f.CommitID)
+		if live.commits[f.CommitID] && (inUse || budget >= size) {
+			keep[filepath.Base(s.FlatPath(f.CommitID))] = true
+			if !inUse {
+				budget -= size
+			}
+			continue
+		}
+		if err := s.catalog.RemoveFlat(ctx, f.CommitID); err != nil {
+			return err
+		}
+	}
+	return s.sweepDir("flats", func(name string) bool { return keep[name] })
+}
+
+// sweepDir removes every entry of a sub-directory that keep does not want: also what a crash left half made.
+func (s *Store) sweepDir(sub string, keep func(name string) bool) error {
+	entries, err := os.ReadDir(filepath.Join(s.dir, sub))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if keep(e.Name()) || strings.HasPrefix(e.Name(), ".keep") {
+			continue
+		}
+		s.log.Debug("removing", "what", sub, "name", e.Name())
+		if err := os.RemoveAll(filepath.Join(s.dir, sub, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,106 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// Server is the configuration of versd (dist/versd.toml shows every key with its meaning).
+type Server struct {
+	DataDir          string  `toml:"data_dir"`
+	Socket           string  `toml:"socket"`
+	Listen           string  `toml:"listen"`
+	Accelerator      string  `toml:"accelerator"`
+	QEMU             string  `toml:"qemu"`
+	UIDBase          int     `toml:"uid_base"`
+	MemoryReserveMiB int64   `toml:"memory_reserve_mib"`
+	MemoryOvercommit float64 `toml:"memory_overcommit"`
+	FlatBudgetMiB    int64   `toml:"flat_budget_mib"`
+	Egress           Egress  `toml:"egress"`
+	LogLevel         string  `toml:"log_level"`
+}
+
+// Egress is what guests may reach (docs/network.md).
+type Egress struct {
+	Mode  string   `toml:"mode"`  // "internet" or "none"
+	Allow []string `toml:"allow"` // addresses or networks, optionally with :port, that are allowed beyond the mode
+	Deny  []string `toml:"deny"`
+}
+
+// DefaultServer is the configuration without a file.
+func DefaultServer() Server {
+	return Server{
+		DataDir: "/var/lib/vers", Socket: "/run/vers/versd.sock", Listen: "127.0.0.1:7878",
+		Accelerator: "auto", QEMU: "qemu-system-x86_64", UIDBase: 700000,
+		MemoryReserveMiB: 1024, MemoryOvercommit: 1, FlatBudgetMiB: 65536,
+		Egress: Egress{Mode: "internet"}, LogLevel: "info",
+	}
+}
+
+// LoadServer reads the configuration file over the defaults. A missing file is an error only if it was named.
+func LoadServer(path string, named bool) (Server, error) {
+	c := DefaultServer()
+	data, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !named:
+	case err != nil:
+		return c, fmt.Errorf("read the configuration: %w", err)
+	default:
+		decoder := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
+		if err := decoder.Decode(&c); err != nil {
+			return c, describe(path, err)
+		}
+	}
+	return c, c.Check()
+}
+
+func describe(path string, err error) error {
+	var strict *toml.StrictMissingError
+	var decode *toml.DecodeError
+	switch {
+	case errors.As(err, &strict) && len(strict.Errors) > 0:
+		line, column := strict.Errors[0].Position()
+		return fmt.Errorf("%s:%d:%d: unknown key %s", path, line, column, strings.Join(strict.Errors[0].Key(), "."))
+	case errors.As(err, &decode):
+		line, column := decode.Position()
+		return fmt.Errorf("%s:%d:%d: %s", path, line, column, decode.Error())
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
+
+// Check refuses values that make no sense, each with the key's name, and makes paths absolute.
+func (c *Server) Check() error {
+	var err error
+	if c.DataDir, err = filepath.Abs(c.DataDir); err != nil {
+		return err
+	}
+	switch {
+	case c.Accelerator != "auto" && c.Accelerator != "kvm" && c.Accelerator != "tcg":
+		return fmt.Errorf("configuration: accelerator is %q; auto, kvm or tcg is possible", c.Accelerator)
+	case c.MemoryOvercommit <= 0:
+		return fmt.Errorf("configuration: memory_overcommit is %g; it must be above 0, 1 is safe", c.MemoryOvercommit)
+	case c.MemoryReserveMiB < 0 || c.FlatBudgetMiB < 0:
+		return errors.New("configuration: memory_reserve_mib and flat_budget_mib cannot be negative")
+	case c.Egress.Mode != "internet" && c.Egress.Mode != "none":
+		return fmt.Errorf("configuration: egress.mode is %q; internet or none is possible", c.Egress.Mode)
+	}
+	if c.Listen == "" {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return fmt.Errorf("configuration: listen: %w", err)
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return fmt.Errorf("configuration: listen is %q, which is not a loopback address: put a TLS proxy in front until the gateway exists", c.Listen)
+	}
+	return nil
+}

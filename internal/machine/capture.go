@@ -1,0 +1,198 @@
+package machine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"vers/internal/commit"
+	"vers/internal/fault"
+)
+
+// taken is a captured state on its way to a commit. write or abort must be called.
+type taken struct {
+	m           *Manager
+	draft       *commit.Draft
+	record      commit.Record
+	capture     Capture
+	deviceState string // path of the device state until write moves it
+	began       time.Time
+}
+
+// capture takes the state of a running or paused VM under the id of a commit to be. When it returns, the VM runs on
+// (unless keepPaused), the flat file is complete, and nothing is durable yet. The caller holds op.
+func (m *Manager) capture(ctx context.Context, v *vm, commitID string, keepPaused bool) (_ *taken, err error) {
+	var undo undo
+	defer func() { undo.run(&err) }()
+	r := v.snapshot()
+	t := &taken{m: m, began: time.Now(), deviceState: filepath.Join(m.vmDir(r.ID), "capture-"+commitID+".state")}
+	var spec Spec
+	if err := json.Unmarshal(r.Spec, &spec); err != nil {
+		return nil, fmt.Errorf("read the recorded spec of VM %s: %w", r.ID, err)
+	}
+	if t.draft, err = m.Commits.Begin(ctx, commitID, r.MemoryBase, spec.Hardware.MemoryBytes, spec.GID); err != nil {
+		return nil, err
+	}
+	undo.add(t.draft.Abort)
+	undo.add(func() { os.Remove(t.deviceState) })
+
+	bottom, image, err := m.Commits.Chain(ctx, r.LayerID)
+	if err != nil {
+		return nil, err
+	}
+	overlay, err := m.Commits.NewLayer(ctx, r.OrgID, bottom[len(bottom)-1].ID, image, r.Config.FSSizeMiB<<20, spec.UID, spec.GID)
+	if err != nil {
+		return nil, err
+	}
+	// From here on the capture is not given up half way because a client left: the disk may already be switched.
+	ctx = context.WithoutCancel(ctx)
+	trace(ctx, r.ID, MomentPaused)
+	t.capture, err = v.instance.Capture(ctx, CaptureRequest{
+		DeviceState: t.deviceState,
+		Overlay:     Layer{Path: m.Commits.LayerPath(overlay.ID), Format: "qcow2"},
+		KeepPaused:  keepPaused,
+	})
+	trace(ctx, r.ID, MomentCaptured)
+	if t.capture.Memory != nil {
+		undo.add(t.capture.Memory.Release)
+	}
+	if t.capture.DiskSwitched {
+		if err := m.switched(ctx, v, spec, overlay.ID); err != nil {
+			return nil, err
+		}
+	} else {
+		m.Commits.DropLayer(ctx, overlay.ID)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := t.draft.ApplyMemory(t.capture.Memory); err != nil {
+		return nil, err
+	}
+	trace(ctx, r.ID, MomentMapped)
+	t.record, err = m.describe(r, spec, commitID)
+	return t, err
+}
+
+// switched records that the VM writes to a new overlay and that the one below it never changes again.
+func (m *Manager) switched(ctx context.Context, v *vm, spec Spec, overlay string) error {
+	frozen := v.snapshot().LayerID
+	spec.Disk = append(spec.Disk, Layer{Path: m.Commits.LayerPath(overlay), Format: "qcow2"})
+	specJSON, err := json.Marshal(spec)
+	if err != nil {
+		return err
+	}
+	if err := m.update(ctx, v, func(r *VM) { r.LayerID, r.Spec = overlay, specJSON }); err != nil {
+		return err
+	}
+	if err := m.Catalog.FreezeLayer(ctx, frozen); err != nil {
+		return err
+	}
+	return m.Commits.FreezeFile(frozen, spec.GID)
+}
+
+// describe makes the record of a commit of VM r as it was before the capture.
+func (m *Manager) describe(r VM, spec Spec, commitID string) (commit.Record, error) {
+	config, err := json.Marshal(r.Config)
+	if err != nil {
+		return commit.Record{}, err
+	}
+	return commit.Record{
+		Commit: Commit{
+			ID: commitID, OrgID: r.OrgID, OwnerID: r.OwnerID, CreatedAt: time.Now(),
+			ParentVM: r.ID, ParentCommit: r.ParentCommit, LayerID: r.LayerID,
+		},
+		Manifest: commit.Manifest{
+			Hardware: spec.Hardware, QEMUVersion: m.Driver.Host().QEMUVersion,
+			Kernel: commit.FileDigest{Name: spec.Kernel}, Initrd: commit.FileDigest{Name: spec.Initrd},
+			Cmdline: spec.Cmdline, Config: config, DiskBytes: r.Config.FSSizeMiB << 20,
+		},
+	}, nil
+}
+
+// write makes the commit durable and visible.
+func (t *taken) write(ctx context.Context) (Commit, error) {
+	defer t.capture.Memory.Release()
+	c, err := t.draft.Write(ctx, t.record, t.capture.Memory, t.deviceState)
+	if err != nil {
+		t.abort()
+		return c, fmt.Errorf("write commit %s: %w", t.draft.ID, err)
+	}
+	trace(ctx, c.ParentVM, MomentDurable)
+	t.m.background.Go(func() {
+		// Not needed for durability: an unsynced flat file is made again after a power cut.
+		if err := t.m.Commits.SyncFlat(t.m.life, c.ID); err != nil && !fault.Is(err, fault.NotFound) && t.m.life.Err() == nil {
+			t.m.Logger.Warn("flat file not synced", "commit", c.ID, "error", err)
+		}
+	})
+	return c, nil
+}
+
+// manifest is the part of the manifest that is known before the files are written: enough to start children.
+func (t *taken) manifest() commit.Manifest {
+	m := t.record.Manifest
+	m.Version, m.CommitID = commit.ManifestVersion, t.draft.ID
+	return m
+}
+
+// abort takes back what is not written. The VM itself goes on.
+func (t *taken) abort() {
+	t.capture.Memory.Release()
+	t.draft.Abort()
+	os.Remove(t.deviceState)
+}
+
+// Commit takes a commit of a running or paused VM. It returns when the commit is on stable storage and listed.
+func (m *Manager) Commit(ctx context.Context, c Caller, vmID string, req CommitRequest) (Commit, Timing, error) {
+	v, err := m.find(c, vmID)
+	if err != nil {
+		return Commit{}, Timing{}, err
+	}
+	if err := v.waitBooted(ctx, req.SkipWaitBoot); err != nil {
+		return Commit{}, Timing{}, err
+	}
+	id, err := m.newCommitID(ctx, req.CommitID)
+	if err != nil {
+		return Commit{}, Timing{}, err
+	}
+	unlock, err := v.lock(ctx)
+	if err != nil {
+		return Commit{}, Timing{}, err
+	}
+	began := time.Now()
+	t, err := m.captureLive(ctx, v, id, req.KeepPaused)
+	unlock()
+	if err != nil {
+		return Commit{}, Timing{}, err
+	}
+	t.record.Commit.OwnerID = c.KeyID
+	t.record.Commit.Name, t.record.Commit.Description = req.Name, req.Description
+	if req.Name == "" {
+		t.record.Commit.Name = "commit-" + id[:8]
+	}
+	timing := Timing{Paused: t.capture.Paused}
+	commit, err := t.write(context.WithoutCancel(ctx))
+	timing.Durable = time.Since(began)
+	return commit, timing, err
+}
+
+// captureLive is capture for a VM that users see: it checks the state and records that a kept pause is a pause.
+func (m *Manager) captureLive(ctx context.Context, v *vm, id string, keepPaused bool) (*taken, error) {
+	if r := v.snapshot(); r.State != string(StateRunning) && r.State != string(StatePaused) {
+		return nil, fault.Conflictf("VM '%s' is %s: %s", r.ID, r.State, r.Reason)
+	}
+	t, err := m.capture(ctx, v, id, keepPaused)
+	if err != nil {
+		return nil, err
+	}
+	if keepPaused {
+		if err := m.update(ctx, v, func(r *VM) { r.State = string(StatePaused) }); err != nil {
+			t.abort()
+			return nil, err
+		}
+	}
+	return t, nil
+}

@@ -1,0 +1,327 @@
+package machine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"vers/internal/catalog"
+	"vers/internal/fault"
+	"vers/internal/ident"
+)
+
+// clone says what a VM is restored from.
+type clone struct {
+	commit      Commit
+	config      catalog.VMConfig
+	labels      map[string]string
+	env         map[string]string
+	deviceState string // path, if the commit is not written yet
+	reason      string // run, restore, branch
+}
+
+// Restore makes a VM from a commit of the caller's organisation.
+func (m *Manager) Restore(ctx context.Context, c Caller, commitID string) (VM, error) {
+	record, err := m.visibleCommit(ctx, c, commitID)
+	if err != nil {
+		return VM{}, err
+	}
+	return m.restore(ctx, c, clone{commit: record, reason: "restore"})
+}
+
+// visibleCommit gives a commit that the caller may restore.
+func (m *Manager) visibleCommit(ctx context.Context, c Caller, id string) (Commit, error) {
+	record, err := m.Catalog.Commit(ctx, id)
+	if err != nil {
+		return record, err
+	}
+	if record.Deleted || record.TemplateKey != "" || record.OrgID != c.OrgID {
+		return record, fault.NotFoundf("commit '%s' not found", id)
+	}
+	return record, nil
+}
+
+func (m *Manager) restore(ctx context.Context, c Caller, p clone) (VM, error) {
+	ids := []string{ident.New()}
+	vms, err := m.cloneAll(ctx, c, p, ids)
+	if err != nil {
+		return VM{}, err
+	}
+	list, err := m.show(context.WithoutCancel(ctx), vms)
+	if err != nil {
+		return VM{}, err
+	}
+	return list[0], nil
+}
+
+// cloneAll makes one VM per id from a commit: all or none. It books their memory first.
+func (m *Manager) cloneAll(ctx context.Context, c Caller, p clone, ids []string) (_ []*vm, err error) {
+	// A creation is not given up because its client left (spec/api.md 1.6); it has a limit of its own.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.ReadyLimit+time.Duration(len(ids))*2*time.Second)
+	defer cancel()
+	defer m.Commits.Hold()()
+	manifest, err := m.Commits.Manifest(p.commit)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.Driver.Host().CanLoad(manifest.Hardware); err != nil {
+		return nil, fault.Unavailablef("commit '%s' cannot be restored on this host: %w", p.commit.ID, err)
+	}
+	if p.config == (catalog.VMConfig{}) {
+		if err := json.Unmarshal(manifest.Config, &p.config); err != nil {
+			return nil, fmt.Errorf("read the sizes of commit %s: %w", p.commit.ID, err)
+		}
+	}
+	if p.deviceState == "" {
+		p.deviceState = m.Commits.DeviceState(p.commit.ID)
+	}
+	if err := m.ledger.book(manifest.Hardware.MemoryBytes+m.Driver.Host().OverheadBytes, ids...); err != nil {
+		return nil, err
+	}
+	booked := ids
+	defer func() {
+		if err != nil {
+			for _, id := range booked {
+				m.ledger.release(id)
+			}
+		}
+	}()
+	memory := m.Commits.FlatPath(p.commit.ID)
+	if p.commit.Durable { // else the branch that makes it holds it
+		path, release, err := m.Commits.Flat(ctx, p.commit.ID)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		memory = path
+	}
+	spec := Spec{Hardware: manifest.Hardware, Kernel: manifest.Kernel.Name, Initrd: manifest.Initrd.Name, Cmdline: manifest.Cmdline, MemoryFile: memory}
+	vms := make([]*vm, len(ids))
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(cloneParallel)
+	for i, id := range ids {
+		group.Go(func() (err error) {
+			vms[i], err = m.cloneOne(gctx, c, p, spec, id)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		m.removeAll(ctx, vms)
+		return nil, err
+	}
+	return vms, nil
+}
+
+// cloneParallel bounds how many clones are made at once: more only makes each of them wait.
+const cloneParallel = 8
+
+// cloneOne makes one VM: row, overlay, process, state, identity. On error nothing is left of it.
+func (m *Manager) cloneOne(ctx context.Context, c Caller, p clone, spec Spec, id string) (_ *vm, err error) {
+	var undo undo
+	defer func() { undo.run(&err) }()
+	record, err := newRecord(c, id, p.config, p.labels)
+	if err != nil {
+		return nil, err
+	}
+	record.MemoryBase = p.commit.ID
+	if p.commit.TemplateKey == "" {
+		record.ParentCommit, record.GrandparentVM = p.commit.ID, p.commit.ParentVM
+	}
+	if record.UID, err = m.takeUID(); err != nil {
+		return nil, err
+	}
+	undo.add(func() { m.freeUID(record.UID) })
+	uid, gid, err := m.ids(ctx, c.OrgID, record.UID)
+	if err != nil {
+		return nil, err
+	}
+	below, err := m.Catalog.Layer(ctx, p.commit.LayerID)
+	if err != nil {
+		return nil, err
+	}
+	layer, err := m.Commits.NewLayer(ctx, c.OrgID, below.ID, below.ImageFile, p.config.FSSizeMiB<<20, uid, gid)
+	if err != nil {
+		return nil, err
+	}
+	undo.add(func() { m.Commits.DropLayer(context.WithoutCancel(ctx), layer.ID) })
+	record.LayerID = layer.ID
+	v := newVM(record)
+	if err := m.add(ctx, v, uid, gid); err != nil {
+		return nil, err
+	}
+	// From here on remove takes back everything, the row first: DropLayer and freeUID then find nothing or do no harm.
+	undo.add(func() {
+		if err := m.remove(ctx, v); err != nil {
+			m.Logger.Error("half-made VM not removed", "vm", id, "error", err)
+		}
+	})
+	own, err := m.spec(ctx, record)
+	if err != nil {
+		return nil, err
+	}
+	spec.ID, spec.Dir, spec.UID, spec.GID, spec.Disk = own.ID, own.Dir, own.UID, own.GID, own.Disk
+	if err := m.start(ctx, v, spec); err != nil {
+		return nil, err
+	}
+	trace(ctx, id, MomentStarted)
+	if err := v.instance.Load(ctx, p.deviceState); err != nil {
+		return nil, err
+	}
+	if err := v.instance.Resume(ctx); err != nil {
+		return nil, err
+	}
+	trace(ctx, id, MomentResumed)
+	if err := m.renew(ctx, v, p.reason, p.env); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// show hands clones out, all or none: their identities are confirmed, their owner may see them.
+func (m *Manager) show(ctx context.Context, vms []*vm) ([]VM, error) {
+	list := make([]VM, len(vms))
+	for i, v := range vms {
+		if err := m.update(ctx, v, func(r *VM) { r.State = string(StateRunning) }); err != nil {
+			m.removeAll(ctx, vms)
+			return nil, err
+		}
+		v.markBooted()
+		list[i] = v.snapshot()
+	}
+	for _, v := range vms {
+		m.watch(v)
+	}
+	return list, nil
+}
+
+func (m *Manager) removeAll(ctx context.Context, vms []*vm) {
+	for _, v := range vms {
+		if v == nil {
+			continue
+		}
+		if err := m.remove(ctx, v); err != nil {
+			m.Logger.Error("half-made VM not removed", "vm", v.record.ID, "error", err)
+		}
+	}
+}
+
+// Branch makes children of a running VM: one pause gives a commit, each child starts from it, the parent goes on. It
+// returns when every child has confirmed its identity and the commit is durable; on error no child and no commit stay.
+func (m *Manager) Branch(ctx context.Context, c Caller, vmID string, req BranchRequest) ([]VM, Commit, Timing, error) {
+	if err := checkCount(req.Count); err != nil {
+		return nil, Commit{}, Timing{}, err
+	}
+	v, err := m.find(c, vmID)
+	if err != nil {
+		return nil, Commit{}, Timing{}, err
+	}
+	if err := v.waitBooted(ctx, req.SkipWaitBoot); err != nil {
+		return nil, Commit{}, Timing{}, err
+	}
+	unlock, err := v.lock(ctx)
+	if err != nil {
+		return nil, Commit{}, Timing{}, err
+	}
+	began := time.Now()
+	t, err := m.captureLive(ctx, v, ident.New(), req.KeepPaused)
+	unlock()
+	if err != nil {
+		return nil, Commit{}, Timing{}, err
+	}
+	timing := Timing{Paused: t.capture.Paused}
+	vms, commit, err := m.branchFrom(context.WithoutCancel(ctx), c, t, req.Count)
+	timing.Durable = time.Since(began)
+	return vms, commit, timing, err
+}
+
+func checkCount(count int) error {
+	if count < 1 {
+		return fault.Invalidf("count must be at least 1, not %d", count)
+	}
+	if count > maxCount {
+		return fault.Invalidf("count must be at most %d, not %d", maxCount, count)
+	}
+	return nil
+}
+
+// maxCount bounds one request; more children need more requests.
+const maxCount = 1000
+
+// branchFrom starts children from a captured state while the commit is made durable beside it.
+func (m *Manager) branchFrom(ctx context.Context, c Caller, t *taken, count int) ([]VM, Commit, error) {
+	t.record.Commit.OwnerID = c.KeyID
+	t.record.Commit.Name = "branch-" + t.draft.ID[:8]
+	source := t.record.Commit
+	var err error
+	if source.Manifest, err = json.Marshal(t.manifest()); err != nil {
+		t.abort()
+		return nil, Commit{}, err
+	}
+	// Children read the device state while write moves it: they open it under a name of their own.
+	state := t.deviceState + ".children"
+	if err := os.Link(t.deviceState, state); err != nil {
+		t.abort()
+		return nil, Commit{}, err
+	}
+	defer os.Remove(state)
+	ids := make([]string, count)
+	for i := range ids {
+		ids[i] = ident.New()
+	}
+	var commit Commit
+	var children []*vm
+	var group errgroup.Group
+	group.Go(func() (err error) {
+		children, err = m.cloneAll(ctx, c, clone{commit: source, deviceState: state, reason: "branch"}, ids)
+		return err
+	})
+	group.Go(func() (err error) {
+		commit, err = t.write(ctx)
+		return err
+	})
+	if err = group.Wait(); err != nil {
+		m.removeAll(ctx, children)
+		m.dropCommit(ctx, commit)
+		return nil, Commit{}, err
+	}
+	list, err := m.show(ctx, children)
+	if err != nil {
+		m.dropCommit(ctx, commit)
+	}
+	return list, commit, err
+}
+
+// dropCommit removes the commit of a branch that could not be finished.
+func (m *Manager) dropCommit(ctx context.Context, c Commit) {
+	if !c.Durable {
+		return // never written
+	}
+	if err := m.Catalog.MarkCommitDeleted(ctx, c.ID); err != nil {
+		m.Logger.Error("commit of a failed branch not removed", "commit", c.ID, "error", err)
+	}
+	m.collectSoon()
+}
+
+// BranchCommit makes VMs from a commit, all or none.
+func (m *Manager) BranchCommit(ctx context.Context, c Caller, commitID string, count int) ([]VM, error) {
+	if err := checkCount(count); err != nil {
+		return nil, err
+	}
+	record, err := m.visibleCommit(ctx, c, commitID)
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]string, count)
+	for i := range ids {
+		ids[i] = ident.New()
+	}
+	vms, err := m.cloneAll(ctx, c, clone{commit: record, reason: "branch"}, ids)
+	if err != nil {
+		return nil, err
+	}
+	return m.show(context.WithoutCancel(ctx), vms)
+}

@@ -1,0 +1,98 @@
+package machine
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+
+	"vers/internal/fault"
+)
+
+// ledger accounts for host memory. A VM is booked with all its RAM before it starts, although clones share pages:
+// so no sequence of writes in any guest can drive the host out of memory (with an overcommit factor of 1).
+type ledger struct {
+	mu       sync.Mutex
+	capacity int64
+	booked   map[string]int64
+}
+
+func newLedger(capacity int64) *ledger {
+	return &ledger{capacity: capacity, booked: map[string]int64{}}
+}
+
+func (l *ledger) used() (total int64) {
+	for _, n := range l.booked {
+		total += n
+	}
+	return total
+}
+
+// book reserves bytes for each of the ids, or nothing. The error says what was asked and what is free.
+func (l *ledger) book(each int64, ids ...string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	used := l.used()
+	want := each * int64(len(ids))
+	if free := l.capacity - used; want > free {
+		return fault.Exhaustedf("Insufficient system resources: asked for %d MiB of memory (%d × %d MiB with the VM's own overhead), %d MiB are free of %d MiB for VMs (%d VMs hold the rest); ask for less, or delete VMs",
+			want>>20, len(ids), each>>20, max(free, 0)>>20, l.capacity>>20, len(l.booked))
+	}
+	for _, id := range ids {
+		l.booked[id] = each
+	}
+	return nil
+}
+
+// note books what runs already, whatever the capacity.
+func (l *ledger) note(id string, bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.booked[id] = bytes
+}
+
+func (l *ledger) release(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.booked, id)
+}
+
+// hostMemory gives the host's memory in bytes, or the control group's limit if that is lower.
+func hostMemory() (int64, error) {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 0, fmt.Errorf("read the host's memory size: %w", err)
+	}
+	defer f.Close()
+	scan := bufio.NewScanner(f)
+	for scan.Scan() {
+		fields := strings.Fields(scan.Text())
+		if len(fields) >= 2 && fields[0] == "MemTotal:" {
+			kib, err := strconv.ParseInt(fields[1], 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("read the host's memory size: %w", err)
+			}
+			total := kib << 10
+			if limit, ok := cgroupMemoryLimit(); ok && limit < total {
+				total = limit
+			}
+			return total, nil
+		}
+	}
+	return 0, fmt.Errorf("read the host's memory size: no MemTotal in /proc/meminfo")
+}
+
+func cgroupMemoryLimit() (int64, bool) {
+	for _, path := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		if n, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64); err == nil && n > 0 {
+			return n, true
+		}
+	}
+	return 0, false
+}

@@ -1,0 +1,290 @@
+package machine
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"vers/internal/catalog"
+	"vers/internal/commit"
+	"vers/internal/fault"
+	"vers/internal/guest"
+)
+
+// Network is the virtual network of one VM.
+type Network interface {
+	DialAgent(ctx context.Context) (net.Conn, error)
+	DialGuest(ctx context.Context, port uint16) (net.Conn, error)
+	Close() error
+}
+
+// Networks opens the network whose sockets are in a VM's directory. The process with that uid and gid sends to them.
+type Networks func(ctx context.Context, dir string, uid, gid int) (Network, error)
+
+// Boot is what a new VM boots from: an image and a kernel, resolved from their names.
+type Boot struct {
+	ImageFile   string // file below <data>/images
+	ImageDigest string
+	ImageBytes  int64
+	Kernel      commit.FileDigest // Name is the path
+	Initrd      commit.FileDigest
+}
+
+// Catalogue of images and kernels. Unknown names are fault.NotFound with the message of spec/cli.md 5.3.
+type Images interface {
+	Resolve(ctx context.Context, orgID, image, kernel string) (Boot, error)
+}
+
+// Config of a Manager.
+type Config struct {
+	DataDir  string
+	Catalog  *catalog.Catalog
+	Commits  *commit.Store
+	Driver   Driver
+	Networks Networks
+	Images   Images
+	Logger   *slog.Logger
+
+	UIDBase          int     // first user id of VM processes; 0: run them as ourselves
+	MemoryReserve    int64   // bytes of host memory never given to VMs
+	MemoryOvercommit float64 // 1: guests' memory never exceeds what the host has
+	BootLimit        time.Duration
+	ReadyLimit       time.Duration // for the agent's confirmation after a restore
+}
+
+// Manager owns all VMs of one data directory. Every VM has one owner, its *vm, which does one state change at a time;
+// the manager only finds it.
+type Manager struct {
+	Config
+	ledger    *ledger
+	templates keyedLock
+
+	mu   sync.Mutex
+	vms  map[string]*vm
+	uids map[int]bool
+
+	background sync.WaitGroup
+	stop       context.CancelFunc
+	life       context.Context
+	kick       chan struct{}
+}
+
+// New makes a manager and adopts the VMs that run: see adopt.go. Close it to let them run on without it.
+func New(ctx context.Context, c Config) (*Manager, error) {
+	if c.BootLimit == 0 {
+		c.BootLimit = 2 * time.Minute
+	}
+	if c.ReadyLimit == 0 {
+		c.ReadyLimit = 30 * time.Second
+	}
+	if c.MemoryOvercommit == 0 {
+		c.MemoryOvercommit = 1
+	}
+	total, err := hostMemory()
+	if err != nil {
+		return nil, err
+	}
+	m := &Manager{
+		Config: c, vms: map[string]*vm{}, uids: map[int]bool{}, kick: make(chan struct{}, 1),
+		ledger: newLedger(int64(float64(total-c.MemoryReserve) * c.MemoryOvercommit)),
+	}
+	if err := os.MkdirAll(filepath.Join(c.DataDir, "vms"), 0o711); err != nil {
+		return nil, err
+	}
+	m.life, m.stop = context.WithCancel(context.WithoutCancel(ctx))
+	if err := m.adoptAll(ctx); err != nil {
+		m.stop()
+		return nil, err
+	}
+	m.background.Go(m.collector)
+	m.collectSoon()
+	return m, nil
+}
+
+// Close ends the manager's own work and lets go of the VMs, which run on.
+func (m *Manager) Close() error {
+	m.stop()
+	m.background.Wait()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var errs []error
+	for _, v := range m.vms {
+		if v.network != nil {
+			errs = append(errs, v.network.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// collectSoon asks for a garbage collection when there is time.
+func (m *Manager) collectSoon() {
+	select {
+	case m.kick <- struct{}{}:
+	default:
+	}
+}
+
+func (m *Manager) collector() {
+	for {
+		select {
+		case <-m.life.Done():
+			return
+		case <-m.kick:
+		}
+		done, err := m.Commits.Collect(m.life)
+		if err != nil && m.life.Err() == nil {
+			m.Logger.Error("garbage collection failed", "error", err)
+			continue
+		}
+		if !done {
+			select {
+			case <-m.life.Done():
+				return
+			case <-time.After(time.Second):
+				m.collectSoon()
+			}
+		}
+	}
+}
+
+// find gives the VM if the caller may see it.
+func (m *Manager) find(c Caller, id string) (*vm, error) {
+	m.mu.Lock()
+	v := m.vms[id]
+	m.mu.Unlock()
+	if v == nil {
+		return nil, fault.NotFoundf("VM '%s' not found", id)
+	}
+	if r := v.snapshot(); r.OrgID != c.OrgID || r.State == string(StateCreating) {
+		return nil, fault.NotFoundf("VM '%s' not found", id)
+	}
+	return v, nil
+}
+
+// Get gives one VM. fault.NotFound also for a VM of another organisation.
+func (m *Manager) Get(_ context.Context, c Caller, id string) (VM, error) {
+	v, err := m.find(c, id)
+	if err != nil {
+		return VM{}, err
+	}
+	return v.snapshot(), nil
+}
+
+// List gives the organisation's VMs, newest first.
+func (m *Manager) List(_ context.Context, c Caller) ([]VM, error) {
+	m.mu.Lock()
+	all := make([]*vm, 0, len(m.vms))
+	for _, v := range m.vms {
+		all = append(all, v)
+	}
+	m.mu.Unlock()
+	list := []VM{}
+	for _, v := range all {
+		if r := v.snapshot(); r.OrgID == c.OrgID && r.State != string(StateCreating) {
+			list = append(list, r)
+		}
+	}
+	sortNewestFirst(list)
+	return list, nil
+}
+
+// WaitReady waits until a booting VM can run commands. It returns the VM as it is then; fault.Conflict if it died.
+func (m *Manager) WaitReady(ctx context.Context, c Caller, id string) (VM, error) {
+	v, err := m.find(c, id)
+	if err != nil {
+		return VM{}, err
+	}
+	if err := v.waitBooted(ctx, false); err != nil {
+		return v.snapshot(), err
+	}
+	return v.snapshot(), nil
+}
+
+// Guest gives the agent's client of a running VM; it waits while the VM boots.
+func (m *Manager) Guest(ctx context.Context, c Caller, id string) (*guest.Client, error) {
+	v, err := m.running(ctx, c, id)
+	if err != nil {
+		return nil, err
+	}
+	return v.guest, nil
+}
+
+// DialGuest connects to a TCP port of a running VM.
+func (m *Manager) DialGuest(ctx context.Context, c Caller, id string, port uint16) (net.Conn, error) {
+	v, err := m.running(ctx, c, id)
+	if err != nil {
+		return nil, err
+	}
+	return v.network.DialGuest(ctx, port)
+}
+
+func (m *Manager) running(ctx context.Context, c Caller, id string) (*vm, error) {
+	v, err := m.find(c, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.waitBooted(ctx, false); err != nil {
+		return nil, err
+	}
+	switch r := v.snapshot(); State(r.State) {
+	case StateRunning:
+		return v, nil
+	case StatePaused:
+		return nil, fault.Conflictf("VM '%s' is paused: resume it first", id)
+	default:
+		return nil, fault.Conflictf("VM '%s' is %s: %s", id, r.State, r.Reason)
+	}
+}
+
+// takeUID reserves a user id for a VM's process.
+func (m *Manager) takeUID() (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	base := m.UIDBase
+	if base == 0 {
+		base = 1 // not a real user id, only unique in the catalogue
+	}
+	for uid := base; uid < base+65536; uid++ {
+		if !m.uids[uid] {
+			m.uids[uid] = true
+			return uid, nil
+		}
+	}
+	return 0, fault.Exhaustedf("Insufficient system resources: all 65536 user ids for VM processes are in use")
+}
+
+func (m *Manager) freeUID(uid int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.uids, uid)
+}
+
+// ids gives the user and group a VM's process runs as; 0, 0 means "as ourselves".
+func (m *Manager) ids(ctx context.Context, orgID string, uid int) (int, int, error) {
+	if m.UIDBase == 0 {
+		return 0, 0, nil
+	}
+	org, err := m.Catalog.Organisation(ctx, orgID)
+	if err != nil {
+		return 0, 0, err
+	}
+	return uid, org.GID, nil
+}
+
+func (m *Manager) vmDir(id string) string { return filepath.Join(m.DataDir, "vms", id) }
+
+// randomBytes for identities. crypto/rand never fails on Linux.
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b)
+	return b
+}
+
+func machineID() string { return fmt.Sprintf("%x", randomBytes(16)) }

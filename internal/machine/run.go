@@ -1,0 +1,281 @@
+package machine
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vers/internal/catalog"
+	"vers/internal/commit"
+	"vers/internal/fault"
+	"vers/internal/ident"
+)
+
+// cmdline boots the agent as first process (docs/guest-protocol.md).
+const cmdline = "console=ttyS0 quiet loglevel=3 panic=-1 root=/dev/vda vers.mode=guest"
+
+// Run makes a new root VM. The first one of a kind boots; the state right after boot becomes an internal template
+// commit, and later ones are restored from it. With WaitBoot unset a VM that has to boot is returned in state booting.
+func (m *Manager) Run(ctx context.Context, c Caller, req RunRequest) (VM, error) {
+	config, err := m.checkConfig(req.Config)
+	if err != nil {
+		return VM{}, err
+	}
+	boot, err := m.Images.Resolve(ctx, c.OrgID, config.ImageName, config.KernelName)
+	if err != nil {
+		return VM{}, err
+	}
+	if config.FSSizeMiB<<20 < boot.ImageBytes {
+		return VM{}, fault.Invalidf("Invalid filesystem size: %d MiB is smaller than rootfs image '%s' (%d MiB)", config.FSSizeMiB, config.ImageName, boot.ImageBytes>>20)
+	}
+	key := m.templateKey(c.OrgID, config, boot)
+	if !req.Cold {
+		if vm, ok, err := m.runFromTemplate(ctx, c, key, config, req); ok || err != nil {
+			return vm, err
+		}
+	}
+	v, err := m.addBooting(ctx, c, config, boot, req.Labels)
+	if err != nil {
+		return VM{}, err
+	}
+	// The boot belongs to the manager, not to the request: a client that goes away leaves a VM that its list shows.
+	m.background.Go(func() {
+		ctx, cancel := context.WithTimeout(m.life, m.BootLimit)
+		defer cancel()
+		m.boot(ctx, v, boot, key, req)
+	})
+	if !req.WaitBoot {
+		return v.snapshot(), nil
+	}
+	err = v.waitBooted(ctx, false)
+	return v.snapshot(), err
+}
+
+// checkConfig fills in defaults and refuses sizes that make no sense or that this host can never give.
+func (m *Manager) checkConfig(c catalog.VMConfig) (catalog.VMConfig, error) {
+	set := func(v *int64, def int64, what string) error {
+		if *v == 0 {
+			*v = def
+		}
+		if *v < 0 {
+			return fault.Invalidf("Invalid %s (must be positive)", what)
+		}
+		return nil
+	}
+	for _, err := range []error{
+		set(&c.MemSizeMiB, Defaults.MemSizeMiB, "memory size"),
+		set(&c.VCPUCount, Defaults.VCPUCount, "vCPU count"),
+		set(&c.FSSizeMiB, Defaults.FSSizeMiB, "filesystem size"),
+	} {
+		if err != nil {
+			return c, err
+		}
+	}
+	if c.ImageName == "" {
+		c.ImageName = Defaults.ImageName
+	}
+	if c.KernelName == "" {
+		c.KernelName = Defaults.KernelName
+	}
+	if c.MemSizeMiB < minMemoryMiB {
+		return c, fault.Invalidf("Invalid memory size: %d MiB is too little for a guest to boot; the least is %d MiB", c.MemSizeMiB, minMemoryMiB)
+	}
+	if c.MemSizeMiB > m.ledger.capacity>>20 {
+		return c, fault.Exhaustedf("Insufficient system resources: asked for %d MiB of memory, this host has %d MiB for VMs in all", c.MemSizeMiB, m.ledger.capacity>>20)
+	}
+	if limit := maxVCPUs(); c.VCPUCount > limit {
+		return c, fault.Exhaustedf("Insufficient system resources: asked for %d vCPUs, the limit on this host is %d", c.VCPUCount, limit)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(m.DataDir, &fs); err != nil {
+		return c, fmt.Errorf("look at the file system of %s: %w", m.DataDir, err)
+	}
+	if total := int64(fs.Blocks) * fs.Bsize >> 20; c.FSSizeMiB > total {
+		return c, fault.Exhaustedf("Insufficient system resources: asked for a disk of %d MiB, the file system of %s has %d MiB, %d MiB of them free", c.FSSizeMiB, m.DataDir, total, int64(fs.Bavail)*fs.Bsize>>20)
+	}
+	return c, nil
+}
+
+// addBooting books memory and makes the row, layer and directory of a VM that is about to boot.
+func (m *Manager) addBooting(ctx context.Context, c Caller, config catalog.VMConfig, boot Boot, labels map[string]string) (_ *vm, err error) {
+	defer m.Commits.Hold()()
+	var undo undo
+	defer func() { undo.run(&err) }()
+	record, err := newRecord(c, ident.New(), config, labels)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.ledger.book(config.MemSizeMiB<<20+m.Driver.Host().OverheadBytes, record.ID); err != nil {
+		return nil, err
+	}
+	undo.add(func() { m.ledger.release(record.ID) })
+	if record.UID, err = m.takeUID(); err != nil {
+		return nil, err
+	}
+	undo.add(func() { m.freeUID(record.UID) })
+	uid, gid, err := m.ids(ctx, c.OrgID, record.UID)
+	if err != nil {
+		return nil, err
+	}
+	layer, err := m.Commits.NewLayer(ctx, c.OrgID, "", boot.ImageFile, config.FSSizeMiB<<20, uid, gid)
+	if err != nil {
+		return nil, err
+	}
+	undo.add(func() { m.Commits.DropLayer(context.WithoutCancel(ctx), layer.ID) })
+	record.LayerID, record.State = layer.ID, string(StateBooting)
+	v := newVM(record)
+	return v, m.add(ctx, v, uid, gid)
+}
+
+// boot brings a VM from booting to running, or to dead with the reason.
+func (m *Manager) boot(ctx context.Context, v *vm, boot Boot, key string, req RunRequest) {
+	unlock, err := v.lock(ctx)
+	if err != nil {
+		return
+	}
+	defer unlock()
+	defer v.markBooted()
+	began := time.Now()
+	err = m.bootGuest(ctx, v, boot)
+	if err == nil && !req.Cold {
+		// The template is taken before the guest has an identity. Failing to make one costs the next VM a boot.
+		if err := m.makeTemplate(ctx, v, key, boot); err != nil {
+			m.Logger.Warn("no template", "vm", v.record.ID, "error", err)
+		}
+	}
+	if err == nil {
+		err = m.renew(ctx, v, "run", req.Env)
+	}
+	if err == nil {
+		err = m.update(ctx, v, func(r *VM) { r.State = string(StateRunning) })
+	}
+	if err != nil {
+		if m.life.Err() != nil {
+			return // versd stops: the next one finishes the boot (adopt.go)
+		}
+		m.die(v, fmt.Sprintf("did not boot: %v", err))
+		return
+	}
+	m.Logger.Info("VM booted", "vm", v.record.ID, "took", time.Since(began))
+}
+
+// bootGuest starts the process and waits until the agent answers.
+func (m *Manager) bootGuest(ctx context.Context, v *vm, boot Boot) error {
+	r := v.snapshot()
+	spec, err := m.spec(ctx, r)
+	if err != nil {
+		return err
+	}
+	host := m.Driver.Host()
+	spec.Hardware = host.Hardware
+	spec.Hardware.MemoryBytes, spec.Hardware.VCPUs = r.Config.MemSizeMiB<<20, int(r.Config.VCPUCount)
+	spec.Kernel, spec.Initrd, spec.Cmdline = boot.Kernel.Name, boot.Initrd.Name, cmdline
+	if err := m.start(ctx, v, spec); err != nil {
+		return err
+	}
+	m.watch(v)
+	if err := v.instance.Resume(ctx); err != nil {
+		return err
+	}
+	return m.awaitAgent(ctx, v)
+}
+
+// awaitAgent waits until the agent of a booting guest says that it is ready.
+func (m *Manager) awaitAgent(ctx context.Context, v *vm) error {
+	for {
+		info, err := v.guest.Hello(ctx)
+		if err == nil && info.Ready {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fault.New(fault.Timeout, "the agent in the guest did not answer within %s (%v): %w", m.BootLimit, err, ctx.Err())
+		case <-v.instance.Done():
+			return fault.New(fault.Internal, "the process ended while the guest booted")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// spec is what every VM is started with, whatever it comes from: directory, user, disk.
+func (m *Manager) spec(ctx context.Context, r VM) (Spec, error) {
+	uid, gid, err := m.ids(ctx, r.OrgID, r.UID)
+	if err != nil {
+		return Spec{}, err
+	}
+	s := Spec{ID: r.ID, Dir: m.vmDir(r.ID), UID: uid, GID: gid}
+	s.Disk, err = m.diskOf(ctx, r.LayerID)
+	return s, err
+}
+
+func (m *Manager) diskOf(ctx context.Context, layerID string) ([]Layer, error) {
+	files, err := m.Commits.Files(ctx, layerID)
+	if err != nil {
+		return nil, err
+	}
+	disk := []Layer{{Path: files[0], Format: "raw"}}
+	for _, f := range files[1:] {
+		disk = append(disk, Layer{Path: f, Format: "qcow2"})
+	}
+	return disk, nil
+}
+
+// templateKey names the state of a machine right after boot. Everything that shapes that state is in it, so a stale
+// template is never found; the organisation is in it because flat files are shared only inside one.
+func (m *Manager) templateKey(orgID string, c catalog.VMConfig, b Boot) string {
+	h := m.Driver.Host()
+	data, err := json.Marshal(struct {
+		Org, Image, Kernel, Initrd, Cmdline, QEMU string
+		Hardware                                  commit.Hardware
+		Memory, VCPUs, Disk                       int64
+	}{orgID, b.ImageDigest, b.Kernel.BLAKE3, b.Initrd.BLAKE3, cmdline, h.QEMUVersion, h.Hardware, c.MemSizeMiB, c.VCPUCount, c.FSSizeMiB})
+	if err != nil {
+		panic(err) // strings and numbers only
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(data))
+}
+
+// runFromTemplate restores the template, if there is one that can be loaded. While another VM of the same kind boots,
+// it waits for that one's template: restoring is quicker than booting a second time.
+func (m *Manager) runFromTemplate(ctx context.Context, c Caller, key string, config catalog.VMConfig, req RunRequest) (VM, bool, error) {
+	template, err := m.Catalog.CommitByTemplate(ctx, key)
+	if fault.Is(err, fault.NotFound) {
+		return VM{}, false, nil
+	}
+	if err != nil {
+		return VM{}, false, err
+	}
+	p := clone{commit: template, config: config, labels: req.Labels, env: req.Env, reason: "run"}
+	vm, err := m.restore(ctx, c, p)
+	if err != nil && !fault.Is(err, fault.Exhausted) {
+		m.Logger.Warn("template is not usable, booting", "template", template.ID, "error", err)
+		if err := m.Catalog.MarkCommitDeleted(ctx, template.ID); err != nil {
+			return VM{}, false, err
+		}
+		return VM{}, false, nil
+	}
+	return vm, true, err
+}
+
+// makeTemplate captures a VM right after boot. The caller holds op.
+func (m *Manager) makeTemplate(ctx context.Context, v *vm, key string, boot Boot) error {
+	if _, err := m.Catalog.CommitByTemplate(ctx, key); !fault.Is(err, fault.NotFound) {
+		return err
+	}
+	taken, err := m.capture(ctx, v, ident.New(), false)
+	if err != nil {
+		return err
+	}
+	taken.record.Commit.TemplateKey, taken.record.Commit.Name = key, "template"
+	// Written in the background: the VM's owner does not wait for it.
+	m.background.Go(func() {
+		if _, err := taken.write(context.WithoutCancel(ctx)); err != nil {
+			m.Logger.Warn("template not written", "error", err)
+		}
+	})
+	return nil
+}

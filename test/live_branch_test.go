@@ -1,0 +1,121 @@
+package test
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// counter writes one rising number to memory (tmpfs) and then to disk (synchronous writes), over and over. At every
+// instant memory is equal to disk or one ahead.
+const counter = `nohup setsid bash -c 'exec 3>>/root/disk.log; n=0; while :; do n=$((n+1)); echo $n > /dev/shm/memory; echo $n >> /root/disk.log; sync -d /root/disk.log; done' >/dev/null 2>&1 </dev/null &
+until [ -s /root/disk.log ]; do sleep 0.1; done`
+
+// inspect prints, for a branched machine: identity, the counter in memory, and the log on disk after the page cache is
+// dropped, so that it is read from the virtual disk.
+const inspect = `cat /etc/machine-id; hostname; head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n'; echo; cat /proc/sys/kernel/random/boot_id; cat /var/run/vers/identity.json 2>/dev/null | tr -d '\n'; echo`
+
+// TestLiveBranch branches a machine that writes: memory and disk of all children agree with each other and with one
+// instant of the parent, all go on independently, and each has an identity of its own.
+func TestLiveBranch(t *testing.T) {
+	const count = 10
+	u := newUser(t, shared)
+	u.run(`vers run --vm-alias parent --mem-size 256 --wait`)
+	u.run("vers execute parent '" + strings.ReplaceAll(counter, "'", `'\''`) + "'")
+
+	var branch struct {
+		NewIDs []string `json:"new_ids"`
+	}
+	u.json(fmt.Sprintf("vers branch parent --count %d --format json", count), &branch)
+	if len(branch.NewIDs) != count {
+		t.Fatalf("%d children, want %d", len(branch.NewIDs), count)
+	}
+	// Stop the writers first thing, so that what is compared is close to the instant of the branch; what matters is
+	// that every child continues from the same number.
+	identities := map[string]map[string]bool{"machine-id": {}, "hostname": {}, "random": {}, "boot id": {}}
+	first := make([]int, 0, count)
+	for _, id := range branch.NewIDs {
+		out := u.run("vers execute " + id + ` 'pkill -STOP -f disk.log; cat /dev/shm/memory; echo 3 > /proc/sys/vm/drop_caches; tail -1 /root/disk.log; awk "NR != \$1 {print \"gap at \" NR; exit 1}" /root/disk.log && echo whole; ` + inspect + `'`)
+		lines := strings.Split(out, "\n")
+		if len(lines) < 7 {
+			t.Fatalf("child %s answers:\n%s", id, out)
+		}
+		memory, disk := number(t, lines[0]), number(t, lines[1])
+		if memory < disk || memory > disk+1 {
+			t.Errorf("child %s: memory says %d, disk says %d", id, memory, disk)
+		}
+		if lines[2] != "whole" {
+			t.Errorf("child %s: its log has a gap: %s", id, lines[2])
+		}
+		first = append(first, disk)
+		for i, what := range []string{"machine-id", "hostname", "random", "boot id"} {
+			value := lines[3+i]
+			if value == "" || identities[what][value] {
+				t.Errorf("child %s: %s %q is empty or another child's", id, what, value)
+			}
+			identities[what][value] = true
+		}
+	}
+	t.Logf("children stopped at %v", first)
+	hostKeys := map[string]bool{}
+	for _, id := range branch.NewIDs {
+		key := u.run("curl -sS --unix-socket " + shared.socket() + " http://vers/api/v1/vm/" + id + "/ssh_key | jq -r .ssh_host_key")
+		if key == "" || hostKeys[key] {
+			t.Errorf("child %s: SSH host key %q is empty or another child's", id, key)
+		}
+		hostKeys[key] = true
+	}
+
+	// Independent: what one does is not seen elsewhere, and the parent never stopped counting.
+	u.run("vers execute " + branch.NewIDs[0] + " 'echo only here > /root/own'")
+	if r := u.try("vers execute " + branch.NewIDs[1] + " 'cat /root/own'"); r.code == 0 {
+		t.Error("a file of one child is seen in another")
+	}
+	before := number(t, u.run("vers execute parent 'cat /dev/shm/memory'"))
+	eventually(t, "the parent goes on counting", func() error {
+		if now := number(t, u.run("vers execute parent 'cat /dev/shm/memory'")); now <= before {
+			return fmt.Errorf("still at %d", now)
+		}
+		return nil
+	})
+	if r := u.try("vers execute parent 'cat /root/own'"); r.code == 0 {
+		t.Error("a file of a child is seen in the parent")
+	}
+}
+
+// TestOneInstant branches a paused machine: nothing runs between the capture and the look, so all children hold
+// exactly the parent's state.
+func TestOneInstant(t *testing.T) {
+	u := newUser(t, shared)
+	u.run(`vers run --vm-alias parent --mem-size 256 --wait`)
+	u.run(`vers execute parent 'head -c 4M /dev/urandom > /dev/shm/blob; cp /dev/shm/blob /root/blob; sync'`)
+	want := u.run(`vers execute parent 'sha256sum < /dev/shm/blob'`)
+	u.run(`vers pause parent`)
+	var branch struct {
+		NewIDs []string `json:"new_ids"`
+	}
+	u.json("vers branch parent --count 2 --format json", &branch)
+	if state := u.run("vers status parent --format json | jq -r .state"); state != "paused" {
+		t.Errorf("the parent was paused before the branch and is %s after it", state)
+	}
+	for _, id := range branch.NewIDs {
+		got := u.run("vers execute " + id + ` 'echo 3 > /proc/sys/vm/drop_caches; sha256sum < /dev/shm/blob; sha256sum < /root/blob'`)
+		if got != want+"\n"+want {
+			t.Errorf("child %s: memory and disk hold\n%s\nwant twice\n%s", id, got, want)
+		}
+	}
+	u.run(`vers resume parent`)
+	if got := u.run(`vers execute parent 'sha256sum < /dev/shm/blob'`); got != want {
+		t.Errorf("the parent holds %s, want %s", got, want)
+	}
+}
+
+func number(t *testing.T, s string) int {
+	t.Helper()
+	n, err := strconv.Atoi(strings.TrimSpace(s))
+	if err != nil {
+		t.Fatalf("%q is not a number", s)
+	}
+	return n
+}
