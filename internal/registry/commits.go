@@ -34,6 +34,11 @@ func (r *Registry) Commit(ctx context.Context, orgID, id string) (catalog.Commit
 	return readableCommit(ctx, r.catalog, orgID, id)
 }
 
+// OwnCommit gives a commit that the organisation owns.
+func (r *Registry) OwnCommit(ctx context.Context, orgID, id string) (catalog.Commit, error) {
+	return ownCommit(ctx, r.catalog, orgID, id)
+}
+
 // Commits lists a page of an organisation's commits, newest first, with their number in all.
 func (r *Registry) Commits(ctx context.Context, orgID string, limit, offset int64) ([]catalog.Commit, int64, error) {
 	return r.catalog.Commits(ctx, orgID, limit, offset)
