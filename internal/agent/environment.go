@@ -1,0 +1,199 @@
+package agent
+
+import (
+	"bufio"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+
+	"vers/internal/fault"
+)
+
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// account is a line of /etc/passwd.
+type account struct {
+	name  string
+	uid   uint32
+	gid   uint32
+	home  string
+	shell string
+}
+
+// lookupAccount finds a user by name or number; "" is root, who exists even where /etc/passwd does not.
+func lookupAccount(root, user string) (account, error) {
+	fallback := account{name: "root", home: "/root", shell: "/bin/sh"}
+	file, err := os.Open(filepath.Join(root, "/etc/passwd"))
+	if err == nil {
+		defer func() { _ = file.Close() }()
+		lines := bufio.NewScanner(file)
+		for lines.Scan() {
+			f := strings.Split(lines.Text(), ":")
+			if len(f) < 7 || (f[0] != user && f[2] != user && (user != "" || f[2] != "0")) {
+				continue
+			}
+			uid, uerr := strconv.ParseUint(f[2], 10, 32)
+			gid, gerr := strconv.ParseUint(f[3], 10, 32)
+			if uerr != nil || gerr != nil {
+				continue
+			}
+			a := account{name: f[0], uid: uint32(uid), gid: uint32(gid), home: f[5], shell: f[6]}
+			if a.shell == "" {
+				a.shell = "/bin/sh"
+			}
+			if a.home == "" {
+				a.home = "/"
+			}
+			return a, nil
+		}
+	}
+	if user == "" || user == "root" || user == "0" {
+		return fallback, nil
+	}
+	return account{}, fault.Invalidf("the VM has no user %q in its /etc/passwd", user)
+}
+
+// groups gives the supplementary groups of a user.
+func groups(root, name string) []uint32 {
+	data, err := os.ReadFile(filepath.Join(root, "/etc/group"))
+	if err != nil {
+		return nil
+	}
+	var list []uint32
+	for line := range strings.Lines(string(data)) {
+		f := strings.Split(strings.TrimSpace(line), ":")
+		if len(f) < 4 {
+			continue
+		}
+		for _, member := range strings.Split(f[3], ",") {
+			if gid, err := strconv.ParseUint(f[2], 10, 32); err == nil && member == name {
+				list = append(list, uint32(gid))
+			}
+		}
+	}
+	return list
+}
+
+// environment is a set of variables that remembers nothing but the latest value of each.
+type environment map[string]string
+
+// list gives it as the kernel wants it, sorted.
+func (e environment) list() []string {
+	out := make([]string, 0, len(e))
+	for k, v := range e {
+		out = append(out, k+"="+v)
+	}
+	sort.Strings(out)
+	return out
+}
+
+func (e environment) add(vars map[string]string) {
+	for k, v := range vars {
+		e[k] = v
+	}
+}
+
+// login is the environment of a fresh login: defaults, then /etc/environment, then what a line of that file cannot hold.
+func (s *Server) login(a account) environment {
+	env := environment{
+		"HOME": a.home, "USER": a.name, "LOGNAME": a.name, "SHELL": a.shell, "PATH": defaultPath,
+	}
+	data, err := os.ReadFile(filepath.Join(s.config.Root, environmentFile))
+	if err == nil {
+		env.add(parseEnvironment(string(data)))
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		s.log.Warn("cannot read the environment file", "file", environmentFile, "error", err)
+	}
+	env.add(s.identity.multiline())
+	return env
+}
+
+const environmentFile = "/etc/environment"
+
+// Our part of the file stands between these lines.
+const (
+	blockBegin = "# vers: begin. Written at every start, restore and branch; changes between these lines are lost."
+	blockEnd   = "# vers: end."
+)
+
+// parseEnvironment reads /etc/environment as pam_env does: NAME=value, one pair of outer quotes removed, no escapes.
+func parseEnvironment(text string) map[string]string {
+	vars := map[string]string{}
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		line = strings.TrimSpace(strings.TrimPrefix(line, "export "))
+		key, value, ok := strings.Cut(line, "=")
+		if !ok || !validName(key) {
+			continue
+		}
+		if n := len(value); n >= 2 && (value[0] == '"' || value[0] == '\'') && value[n-1] == value[0] {
+			value = value[1 : n-1]
+		}
+		vars[key] = value
+	}
+	return vars
+}
+
+// renderEnvironment replaces our part of the file's text by vars; everything else stays.
+func renderEnvironment(old string, vars map[string]string) string {
+	var b strings.Builder
+	inside := false
+	for line := range strings.Lines(old) {
+		switch strings.TrimSpace(line) {
+		case blockBegin:
+			inside = true
+			continue
+		case blockEnd:
+			inside = false
+			continue
+		}
+		if !inside {
+			b.WriteString(strings.TrimSuffix(line, "\n") + "\n")
+		}
+	}
+	if len(vars) == 0 {
+		return b.String()
+	}
+	keys := make([]string, 0, len(vars))
+	for k := range vars {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	b.WriteString(blockBegin + "\n")
+	for _, k := range keys {
+		if oneLine(vars[k]) {
+			b.WriteString(k + `="` + vars[k] + "\"\n")
+		} else {
+			b.WriteString("# " + k + " has several lines: commands and logins through vers get it, this file cannot hold it.\n")
+		}
+	}
+	b.WriteString(blockEnd + "\n")
+	return b.String()
+}
+
+func oneLine(value string) bool { return !strings.ContainsAny(value, "\n\r") }
+
+// validName reports whether s is a name that shells accept.
+func validName(s string) bool {
+	for i, r := range s {
+		letter := r == '_' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+		if !letter && (i == 0 || r < '0' || r > '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// checkVars refuses variables that no process could be given.
+func checkVars(vars map[string]string) error {
+	for k, v := range vars {
+		if k == "" || strings.ContainsAny(k, "=\x00") || strings.ContainsRune(v, 0) {
+			return fault.Invalidf("environment variable %q: a name must not be empty or hold '=', and neither name nor value may hold a zero byte", k)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,209 @@
+package agent
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"vers/internal/fault"
+	"vers/internal/guest"
+)
+
+const defaultFileMode = 0o644
+
+func checkPath(path string) error {
+	if !filepath.IsAbs(path) || strings.ContainsRune(path, 0) {
+		return fault.Invalidf("file path %q is not absolute: start it with '/'", path)
+	}
+	return nil
+}
+
+// readFile sends a file as data frames.
+func (s *Server) readFile(conn net.Conn, body json.RawMessage) error {
+	var req guest.FileRequest
+	if err := decode(body, &req); err != nil {
+		return err
+	}
+	if err := checkPath(req.Path); err != nil {
+		return err
+	}
+	// O_NONBLOCK: opening a named pipe must not wait for its writer.
+	file, err := os.OpenFile(req.Path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return fault.NotFoundf("no file %s in the VM", req.Path)
+	}
+	if err != nil {
+		return fault.Invalidf("open %s in the VM: %w", req.Path, err)
+	}
+	defer func() { _ = file.Close() }()
+	info, err := file.Stat()
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", req.Path, err)
+	}
+	if info.IsDir() {
+		return fault.Invalidf("%s in the VM is a directory, not a file", req.Path)
+	}
+	if !info.Mode().IsRegular() {
+		return fault.Invalidf("%s in the VM is no regular file", req.Path)
+	}
+	err = accept(conn, guest.FileInfo{Path: req.Path, Size: info.Size(), Mode: info.Mode().Perm(), ModTime: info.ModTime()})
+	if err != nil {
+		return nil
+	}
+	out := guest.NewFrameWriter(conn)
+	buf := buffers.Get().(*[guest.MaxChunk]byte)
+	defer buffers.Put(buf)
+	for {
+		n, rerr := file.Read(buf[:])
+		if n > 0 && out.Write(guest.FrameData, buf[:n]) != nil {
+			return nil
+		}
+		if errors.Is(rerr, io.EOF) {
+			_ = out.Write(guest.FrameEOF)
+			break
+		}
+		if rerr != nil {
+			_ = out.WriteJSON(guest.FrameError, guest.ToWire(fmt.Errorf("read %s: %w", req.Path, rerr)))
+			break
+		}
+	}
+	finish(conn, nil)
+	return nil
+}
+
+// writeFile takes data frames into a new file and puts it in place when they are complete.
+func (s *Server) writeFile(conn net.Conn, body json.RawMessage) error {
+	var req guest.FileRequest
+	if err := decode(body, &req); err != nil {
+		return err
+	}
+	if err := checkPath(req.Path); err != nil {
+		return err
+	}
+	target, err := openTarget(req)
+	if err != nil {
+		return err
+	}
+	defer target.abort()
+	if err := accept(conn, nil); err != nil {
+		return nil
+	}
+	var failed error
+	frames := guest.NewFrameReader(bufio.NewReaderSize(conn, guest.MaxChunk))
+	for {
+		frame, err := frames.Next()
+		if err != nil {
+			return nil // incomplete: the file is not touched
+		}
+		if frame.Type == guest.FrameEOF {
+			break
+		}
+		if frame.Type == guest.FrameData && failed == nil {
+			// After a failure the rest is read and dropped, so that the client comes to reading the error.
+			_, failed = target.file.Write(frame.Payload)
+		}
+	}
+	if failed == nil {
+		failed = target.commit()
+	}
+	out := guest.NewFrameWriter(conn)
+	if failed != nil {
+		kind := fault.Internal
+		if errors.Is(failed, syscall.ENOSPC) || errors.Is(failed, syscall.EDQUOT) {
+			kind = fault.Exhausted
+		}
+		_ = out.WriteJSON(guest.FrameError, guest.ToWire(fault.New(kind, "write %s in the VM: %w", req.Path, failed)))
+	} else {
+		_ = out.Write(guest.FrameDone)
+	}
+	finish(conn, nil)
+	return nil
+}
+
+// target is a file that is being written.
+type target struct {
+	path string // where it goes
+	file *os.File
+	temp string // "" when written in place
+	mode fs.FileMode
+}
+
+func openTarget(req guest.FileRequest) (*target, error) {
+	t := &target{path: req.Path, mode: req.Mode.Perm()}
+	if t.mode == 0 {
+		t.mode = defaultFileMode
+	}
+	if real, err := filepath.EvalSymlinks(req.Path); err == nil {
+		t.path = real // a link stays a link
+	}
+	info, err := os.Stat(t.path)
+	exists := err == nil
+	switch {
+	case exists && info.IsDir():
+		return nil, fault.Invalidf("%s in the VM is a directory, not a file", req.Path)
+	case exists && !info.Mode().IsRegular():
+		return nil, fault.Invalidf("%s in the VM is no regular file", req.Path)
+	}
+	dir := filepath.Dir(t.path)
+	if req.CreateDirs {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, fault.Invalidf("make directory %s in the VM: %w", dir, err)
+		}
+	}
+	if !isDir(dir) {
+		return nil, fault.NotFoundf("no directory %s in the VM: create it first, or ask for it with create_dirs", dir)
+	}
+	t.file, err = os.CreateTemp(dir, ".vers-*")
+	if err == nil {
+		t.temp = t.file.Name()
+		return t, nil
+	}
+	if exists { // /proc, /sys: files can be written but not made
+		if t.file, err = os.OpenFile(t.path, os.O_WRONLY|os.O_TRUNC, 0); err == nil {
+			return t, nil
+		}
+	}
+	if errors.Is(err, syscall.ENOSPC) {
+		return nil, fault.Exhaustedf("write %s in the VM: %w", req.Path, err)
+	}
+	return nil, fault.Invalidf("write %s in the VM: %w", req.Path, err)
+}
+
+func (t *target) commit() error {
+	if t.temp == "" {
+		err := t.file.Close()
+		t.file = nil
+		return err
+	}
+	if err := t.file.Chmod(t.mode); err != nil {
+		return err
+	}
+	err := t.file.Close()
+	t.file = nil
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(t.temp, t.path); err != nil {
+		return err
+	}
+	t.temp = ""
+	return nil
+}
+
+// abort removes what was not committed.
+func (t *target) abort() {
+	if t.file != nil {
+		_ = t.file.Close()
+	}
+	if t.temp != "" {
+		_ = os.Remove(t.temp)
+	}
+}
