@@ -131,7 +131,7 @@ func ParseProject(name string, data []byte) (Project, error) {
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")) // written by some editors
 	var f file
 	if err := toml.Unmarshal(data, &f); err != nil {
-		return Project{}, describe(name, err)
+		return Project{}, positioned(name, err)
 	}
 	p.Warnings = unknownKeys(name, data)
 
@@ -161,8 +161,8 @@ func set[T any](dst *T, value *T) {
 	}
 }
 
-// describe turns an error of the TOML library into one line with file, line, column and reason.
-func describe(name string, err error) error {
+// positioned turns an error of the TOML library into one line with file, line, column and reason.
+func positioned(name string, err error) error {
 	var decode *toml.DecodeError
 	if !errors.As(err, &decode) {
 		return fault.Invalidf("error parsing %s: %w", name, err)
