@@ -26,7 +26,6 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/link/qdisc/fifo"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -132,10 +131,6 @@ type Network struct {
 	closeOnce sync.Once
 }
 
-// queueFrames is how many frames wait for a guest that does not take them, per network. A paused VM takes none; what
-// exceeds the queue is lost, and TCP repeats it.
-const queueFrames = 256
-
 // New makes the network of a VM, or after a crash takes it over: the guest need not notice. ctx bounds New only.
 func New(ctx context.Context, cfg Config) (_ *Network, err error) {
 	defer func() {
@@ -195,7 +190,7 @@ func (n *Network) startStack() error {
 		return err
 	}
 	for _, l := range []*link{n.main, n.control} {
-		options := stack.NICOptions{Name: l.name, QDisc: fifo.New(l, 1, queueFrames)}
+		options := stack.NICOptions{Name: l.name, QDisc: newQueue(l)}
 		if err := n.stack.CreateNICWithOptions(l.nic, l, options); err != nil {
 			return fault.New(fault.Internal, "%s: %s", l.name, err)
 		}
@@ -235,7 +230,7 @@ func (n *Network) routes() []tcpip.Route {
 // tuneTCP fits TCP to a link that has no distance but can stand still for a long time.
 func (n *Network) tuneTCP() error {
 	sack, moderate := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true)
-	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 256 << 10, Max: 1 << 20}
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 256 << 10, Max: 512 << 10}
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 256 << 10, Max: 1 << 20}
 	// A VM that was paused is answered within seconds after it goes on, however long the pause was, and its
 	// connections live through a pause of half an hour.
