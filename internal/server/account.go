@@ -1,0 +1,72 @@
+package server
+
+import (
+	"context"
+	"net/http"
+
+	"vers/api"
+)
+
+func (s *Server) routeAccount() {
+	add(s, operation{method: http.MethodGet, path: "/images", id: "list-images",
+		summary: "Rootfs images that VMs can be started from", tag: "Images"}, s.listImages)
+	add(s, operation{method: http.MethodPost, path: "/keys/validate", id: "validate-key",
+		summary: "Check the API key", tag: "Account"}, s.validateKey)
+	add(s, operation{method: http.MethodGet, path: "/whoami", id: "whoami",
+		summary: "[ours] Organisation and name of the API key", tag: "Account"}, s.whoami)
+	add(s, operation{method: http.MethodGet, path: "/system/version", id: "system-version", public: true,
+		summary: "Version of the server", tag: "Server"}, s.version)
+	add(s, operation{method: http.MethodGet, path: "/health", id: "health", public: true, root: true,
+		summary: "Whether the server answers", tag: "Server"}, s.health)
+	s.mux.HandleFunc("GET /openapi.yaml", s.serveOpenAPI)
+}
+
+func (s *Server) listImages(ctx context.Context, in *PageInput) (*output[api.ImageList], error) {
+	limit, offset, err := in.read()
+	if err != nil {
+		return nil, err
+	}
+	images, total, err := s.Registry.Images(ctx, orgOf(ctx), limit, offset)
+	if err != nil {
+		return nil, err
+	}
+	list := api.ImageList{Images: make([]api.Image, 0, len(images)), Total: total, Limit: limit, Offset: offset}
+	for _, image := range images {
+		list.Images = append(list.Images, api.Image{BaseImageID: image.ID, ImageName: image.Name, OwnerID: image.OrgID,
+			IsPublic: image.OrgID == "", SourceType: image.SourceType, SizeMiB: image.SizeMiB, CreatedAt: image.CreatedAt.UTC()})
+	}
+	return reply(list), nil
+}
+
+func (s *Server) validateKey(ctx context.Context, _ *none) (*output[api.KeyValidation], error) {
+	return reply(api.KeyValidation{Valid: true, Message: "API key '" + callerKey(ctx).Name + "' is valid"}), nil
+}
+
+func (s *Server) whoami(ctx context.Context, _ *none) (*output[api.Whoami], error) {
+	key := callerKey(ctx)
+	org, err := s.Registry.Organisation(ctx, key.OrgID)
+	if err != nil {
+		return nil, err
+	}
+	return reply(api.Whoami{OrgID: org.ID, OrgName: org.Name, KeyID: key.ID, KeyName: key.Name}), nil
+}
+
+func (s *Server) version(context.Context, *none) (*output[api.Version], error) {
+	return reply(api.Version{ExecutableName: "versd", WorkspaceVersion: s.Version.Version, GitHash: s.Version.GitHash}), nil
+}
+
+func (s *Server) health(context.Context, *none) (*output[api.Health], error) {
+	answer := api.Health{Status: "ok"}
+	answer.Connections.HTTP, answer.Connections.SSH = s.requests.Load(), s.sshSessions.Load()
+	return reply(answer), nil
+}
+
+func (s *Server) serveOpenAPI(w http.ResponseWriter, r *http.Request) {
+	text, err := s.openAPI()
+	if err != nil {
+		s.failure(r.Context(), operation{}, err).write(w)
+		return
+	}
+	w.Header().Set("Content-Type", "application/yaml")
+	w.Write(text) //nolint:errcheck // the client is gone, nobody is left to tell
+}

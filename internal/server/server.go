@@ -1,0 +1,149 @@
+// Package server is the HTTP API (spec/api.md): it authenticates, reads requests, calls the machine manager and the
+// registry, and writes answers. It decides nothing about VMs. One file per resource.
+//
+// Every answer with a status of 400 or more has the body {"error", "success": false}, whoever found the mistake: a
+// handler, huma's validation, the router or a middleware.
+package server
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"vers/internal/catalog"
+	"vers/internal/guest"
+	"vers/internal/machine"
+	"vers/internal/registry"
+)
+
+// Machines is what the server needs of the machine manager. Every method MUST treat an object of another organisation
+// as one that does not exist, and MUST roll back what it began when it fails.
+type Machines interface {
+	Makers
+	Snapshots
+	Controls
+	Views
+}
+
+// Makers make VMs. A returned VM is shown by List.
+type Makers interface {
+	Run(ctx context.Context, caller machine.Caller, req machine.RunRequest) (machine.VM, error)
+	Restore(ctx context.Context, caller machine.Caller, commitID string) (machine.VM, error)
+	Branch(ctx context.Context, caller machine.Caller, vmID string, req machine.BranchRequest) ([]machine.VM, machine.Commit, machine.Timing, error)
+	BranchCommit(ctx context.Context, caller machine.Caller, commitID string, count int) ([]machine.VM, error)
+}
+
+// Snapshots make and delete commits.
+type Snapshots interface {
+	Commit(ctx context.Context, caller machine.Caller, vmID string, req machine.CommitRequest) (machine.Commit, machine.Timing, error)
+	DeleteCommit(ctx context.Context, caller machine.Caller, commitID string) error
+}
+
+// Controls change a VM. With skipWaitBoot a VM that is still booting is fault.Conflict, else it is waited for.
+type Controls interface {
+	Pause(ctx context.Context, caller machine.Caller, vmID string, skipWaitBoot bool) error
+	Resume(ctx context.Context, caller machine.Caller, vmID string, skipWaitBoot bool) error
+	Delete(ctx context.Context, caller machine.Caller, vmID string, skipWaitBoot bool) error
+	Resize(ctx context.Context, caller machine.Caller, vmID string, fsSizeMiB int64, skipWaitBoot bool) error
+	SetLabels(ctx context.Context, caller machine.Caller, vmID string, labels map[string]string) error
+}
+
+// Views look at VMs and into them.
+type Views interface {
+	Get(ctx context.Context, caller machine.Caller, vmID string) (machine.VM, error)
+	List(ctx context.Context, caller machine.Caller) ([]machine.VM, error)
+	// Guest waits for a booting VM; a paused or dead one is fault.Conflict.
+	Guest(ctx context.Context, caller machine.Caller, vmID string) (*guest.Client, error)
+}
+
+// Version says which build this is.
+type Version struct {
+	Version string
+	GitHash string
+}
+
+// Options of New.
+type Options struct {
+	Machines Machines
+	Registry *registry.Registry
+	Catalog  *catalog.Catalog // keeps answers for repeated requests
+	Logger   *slog.Logger     // nil: slog.Default
+	Version  Version
+
+	// KeepQuotes switches off the repair of commands that older clients quote twice (spec/api.md 3.4).
+	KeepQuotes bool
+}
+
+// Server answers requests. It is an http.Handler.
+type Server struct {
+	Options
+	mux     *http.ServeMux
+	api     huma.API
+	handler http.Handler
+	guests  func(ctx context.Context, caller machine.Caller, vmID string) (guestAccess, error)
+	openAPI func() ([]byte, error)
+	answers answers
+	now     func() time.Time
+
+	requests, sshSessions atomic.Int64 // open now
+}
+
+// New makes a server. The http.Server that uses it needs ConnContext, or nobody is local.
+func New(options Options) *Server {
+	s := &Server{Options: options, mux: http.NewServeMux(), now: time.Now}
+	if s.Logger == nil {
+		s.Logger = slog.Default()
+	}
+	s.answers.running = map[string]chan struct{}{}
+	s.guests = s.openGuest
+	s.api = newAPI(s.mux)
+	s.routeVMs()
+	s.routeBranches()
+	s.routeExec()
+	s.routeFiles()
+	s.routeSSH()
+	s.routeCommits()
+	s.routeRepositories()
+	s.routeTags()
+	s.routeEnv()
+	s.routeAccount()
+	s.openAPI = sync.OnceValues(s.api.OpenAPI().YAML)
+	s.handler = s.observe(s.cleanPath(s.authenticate(s.readBody(s.repeat(http.HandlerFunc(s.route))))))
+	return s
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+// contextKey marks the values this package puts into contexts.
+type contextKey int
+
+const (
+	keyLocal contextKey = iota // bool: the connection came over a UNIX socket
+	keyCaller
+	keyNotes
+)
+
+// ConnContext belongs into http.Server.ConnContext: it marks connections over a UNIX socket, which need no key. Who may
+// open the socket is decided by its file mode.
+func ConnContext(ctx context.Context, conn net.Conn) context.Context {
+	if _, ok := conn.(*net.UnixConn); ok {
+		return context.WithValue(ctx, keyLocal, true)
+	}
+	return ctx
+}
+
+// changeLimit is how long a call that changes something may go on, whether its client is still there or not.
+const changeLimit = 10 * time.Minute
+
+// detach makes a context for a call that changes something: a client that goes away must not stop it half way, or it
+// would leave what nobody has asked for.
+func detach(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), changeLimit)
+}

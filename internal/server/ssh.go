@@ -1,0 +1,130 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"golang.org/x/crypto/ssh"
+
+	"vers/api"
+	"vers/internal/fault"
+)
+
+func (s *Server) routeSSH() {
+	add(s, operation{method: http.MethodGet, path: "/vm/{id}/ssh_key", id: "vm-ssh-key",
+		summary: "Key that logs in as root, and the guest's host key", tag: "Access"}, s.sshKey)
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		s.mux.HandleFunc(method+" /api/v1/vm/{id}/ssh", s.serveSSH)
+	}
+	s.api.OpenAPI().AddOperation(&huma.Operation{
+		Method: http.MethodPost, Path: "/api/v1/vm/{id}/ssh", OperationID: "vm-ssh", Tags: []string{"Access"},
+		Summary:     "[ours] Connection to the VM's SSH server",
+		Description: "Needs the headers `Connection: Upgrade` and `Upgrade: " + api.UpgradeSSH + "`. After 101 both sides exchange the raw bytes of an SSH session.",
+		Parameters:  []*huma.Param{{Name: "id", In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}}},
+		Responses:   map[string]*huma.Response{"101": {Description: "Switching Protocols"}, "426": {Description: "The request asks for no upgrade"}},
+	})
+}
+
+func (s *Server) sshKey(ctx context.Context, in *VMInput) (*output[api.SSHKey], error) {
+	id, err := knownVMID(in.ID)
+	if err != nil {
+		return nil, err
+	}
+	vm, err := s.Machines.Get(ctx, callerOf(ctx), id)
+	if err != nil {
+		return nil, err
+	}
+	host, err := ssh.ParsePrivateKey([]byte(vm.SSHHostKey))
+	if err != nil {
+		return nil, fmt.Errorf("host key of VM %s: %w", id, err)
+	}
+	line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(host.PublicKey())))
+	return reply(api.SSHKey{PrivateKey: vm.SSHKey, Port: 22, HostKey: line}), nil
+}
+
+// serveSSH upgrades the connection and joins it with the SSH server of the VM's agent.
+func (s *Server) serveSSH(w http.ResponseWriter, r *http.Request) {
+	guestConn, err := s.dialSSH(r)
+	if err != nil {
+		p := s.failure(r.Context(), operation{}, err)
+		if p.status == http.StatusBadRequest {
+			p.status = http.StatusUpgradeRequired
+			p.header.Set("Upgrade", api.UpgradeSSH)
+			p.header.Set("Connection", "Upgrade")
+		}
+		p.write(w)
+		return
+	}
+	defer guestConn.Close()
+	client, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		s.failure(r.Context(), operation{}, fmt.Errorf("take over the connection: %w", err)).write(w)
+		return
+	}
+	defer client.Close()
+	if recorded, ok := w.(*responseWriter); ok {
+		recorded.status = http.StatusSwitchingProtocols // for the log; from here on nobody else sees what is sent
+	}
+	s.sshSessions.Add(1)
+	defer s.sshSessions.Add(-1)
+	if err := client.SetDeadline(time.Time{}); err != nil {
+		return
+	}
+	if _, err := io.WriteString(client, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.UpgradeSSH+"\r\n\r\n"); err != nil {
+		return
+	}
+	splice(client, buffered.Reader, guestConn)
+}
+
+func (s *Server) dialSSH(r *http.Request) (net.Conn, error) {
+	if !asksFor(r.Header, "Connection", "upgrade") || !asksFor(r.Header, "Upgrade", api.UpgradeSSH) || r.ProtoMajor != 1 {
+		return nil, fault.Invalidf("this endpoint needs HTTP/1.1 with 'Connection: Upgrade' and 'Upgrade: %s'; 'vers connect' sends them", api.UpgradeSSH)
+	}
+	id, err := knownVMID(r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	access, err := s.guests(r.Context(), callerOf(r.Context()), id)
+	if err != nil {
+		return nil, err
+	}
+	return access.SSH(r.Context())
+}
+
+// asksFor reports whether a header that is a list holds a word.
+func asksFor(header http.Header, name, word string) bool {
+	for _, value := range header.Values(name) {
+		for part := range strings.SplitSeq(value, ",") {
+			if strings.EqualFold(strings.TrimSpace(part), word) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// splice copies in both directions until the guest has ended its side, or either side breaks. What the client has sent
+// before the upgrade is in fromClient.
+func splice(client net.Conn, fromClient *bufio.Reader, guestConn net.Conn) {
+	uploaded := make(chan struct{})
+	go func() {
+		defer close(uploaded)
+		_, err := io.Copy(guestConn, fromClient)
+		if half, ok := guestConn.(interface{ CloseWrite() error }); ok && err == nil {
+			_ = half.CloseWrite() // the guest may still have something to say
+			return
+		}
+		_ = guestConn.Close()
+	}()
+	_, _ = io.Copy(client, guestConn) // either side may end it, both ways are usual
+	_ = client.Close()
+	_ = guestConn.Close()
+	<-uploaded
+}
