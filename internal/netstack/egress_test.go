@@ -176,7 +176,7 @@ func TestEgressHalfClose(t *testing.T) {
 // A reset on one side is a reset on the other, not a clean end.
 func TestEgressReset(t *testing.T) {
 	served := serveTCP(t, ownAddress+":0", func(conn *net.TCPConn) {
-		_, _ = conn.Write([]byte("x"))
+		_, _ = io.ReadFull(conn, make([]byte, 1))
 		_ = conn.SetLinger(0)
 	})
 	n, guest := pair(t, Config{Policy: mustPolicy(t, "", []string{ownAddress}, nil)})
@@ -185,6 +185,7 @@ func TestEgressReset(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	_, _ = conn.Write([]byte("x"))
 	if _, err := io.ReadAll(conn); err == nil || !strings.Contains(err.Error(), "reset") {
 		t.Errorf("got %v, want a reset", err)
 	}
