@@ -33,6 +33,9 @@ const (
 //
 // IPv4 addresses written as IPv6 (::ffff:10.0.0.1) are decided as the IPv4 address they mean; other embeddings of
 // IPv4 in IPv6 (NAT64, 6to4, Teredo, IPv4-compatible) are not public.
+//
+// A guest reaches a service of the host under an address of the host's other interfaces, never as 127.0.0.1: that is
+// the guest itself.
 type Policy struct {
 	Mode  Mode   `json:"mode,omitempty"` // empty: public
 	Allow []Rule `json:"allow,omitempty"`
