@@ -73,7 +73,9 @@ func (c *Client) branch(ctx context.Context, o BranchOptions, path ...string) (N
 }
 
 // Pause stops the vCPUs of a VM; memory is kept. A paused VM stays paused.
-func (c *Client) Pause(ctx context.Context, vmID string) error { return c.setState(ctx, vmID, "Paused") }
+func (c *Client) Pause(ctx context.Context, vmID string) error {
+	return c.setState(ctx, vmID, "Paused")
+}
 
 // Resume lets a paused VM run. A running VM runs on.
 func (c *Client) Resume(ctx context.Context, vmID string) error {

@@ -44,9 +44,9 @@ type App struct {
 	url        string
 	configFile string
 
-	dotenv map[string]string
-	client *api.Client
-	kill   func(os.Signal) // ends the process with the default action of a second signal
+	dotenv          map[string]string
+	client          *api.Client
+	reconnectDelays []time.Duration // of connect; nil: the usual ones
 }
 
 // Build says which build this is; cmd/vers fills it in.
@@ -115,7 +115,7 @@ func (a *App) report(cmd *cobra.Command, err error) int {
 	}
 	a.printError(err)
 	if errors.As(err, &usage) && cmd != nil {
-		fmt.Fprintf(a.Streams.Err, "\n%s", cmd.UsageString())
+		a.Streams.note("Usage: %s\nMore:  %s --help", cmd.UseLine(), cmd.CommandPath())
 	}
 	return code
 }

@@ -1,0 +1,128 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"vers/internal/fault"
+)
+
+func (a *App) aliasCommand() *cobra.Command {
+	var format formatFlags
+	cmd := &cobra.Command{
+		Use: "alias [name]", Short: "Show the names of VMs on this machine",
+		Long: `Aliases are names for VMs, kept in ~/.vers/aliases.json on this machine. run, run-commit and branch set
+them. Without an argument all are listed; with a name the VM's id is printed.`,
+		Example: `  vers alias
+  vers alias dev
+  vers alias set dev 2b4a1c2d
+  vers alias rm dev`,
+		Args: arguments(cobra.MaximumNArgs(1)),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return a.showAliases(optional(args), format)
+		},
+		ValidArgsFunction: a.completeAliases,
+	}
+	format.add(cmd)
+	cmd.AddCommand(a.aliasSetCommand(), a.aliasRemoveCommand())
+	return cmd
+}
+
+// aliasResult is the JSON output about one alias.
+type aliasResult struct {
+	Name string `json:"name"`
+	VMID string `json:"vm_id"`
+}
+
+func (a *App) showAliases(name string, format formatFlags) error {
+	mode, err := format.mode()
+	if err != nil {
+		return err
+	}
+	all, err := a.aliases().All()
+	if err != nil {
+		return err
+	}
+	out := a.Streams.Out
+	if name != "" {
+		id, ok := all[name]
+		switch {
+		case !ok:
+			return fault.NotFoundf("alias '%s' not found; 'vers alias' lists them", name)
+		case mode == modeJSON:
+			return printJSON(out, aliasResult{name, id})
+		}
+		fmt.Fprintln(out, id)
+		return nil
+	}
+	if mode == modeJSON {
+		return printJSON(out, all)
+	}
+	if len(all) == 0 {
+		fmt.Fprintln(out, "No aliases defined")
+	}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		fmt.Fprintf(out, "%s -> %s\n", name, all[name])
+	}
+	return nil
+}
+
+func (a *App) aliasSetCommand() *cobra.Command {
+	var format formatFlags
+	cmd := &cobra.Command{
+		Use: "set <name> <vm>", Short: "Let a name stand for a VM",
+		Args: arguments(cobra.ExactArgs(2)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.setAliasCommand(cmd.Context(), args[0], args[1], format)
+		},
+		ValidArgsFunction: a.completeAliasSet,
+	}
+	format.add(cmd)
+	return cmd
+}
+
+func (a *App) setAliasCommand(ctx context.Context, name, vm string, format formatFlags) error {
+	mode, err := format.mode()
+	if err != nil {
+		return err
+	}
+	if err := newAlias(name); err != nil {
+		return err
+	}
+	t, err := a.target(ctx, vm)
+	if err != nil {
+		return err
+	}
+	if err := a.setAlias(ctx, name, t.ID); err != nil {
+		return err
+	}
+	if mode == modeJSON {
+		return printJSON(a.Streams.Out, aliasResult{name, t.ID})
+	}
+	fmt.Fprintf(a.Streams.Out, "%s -> %s\n", name, t.ID)
+	return nil
+}
+
+func (a *App) aliasRemoveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "rm <name>...", Aliases: []string{"remove", "delete"}, Short: "Forget aliases; the VMs stay",
+		Args: arguments(cobra.MinimumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.each(args, func(name string) error {
+				found, err := a.aliases().Remove(cmd.Context(), name)
+				if err == nil && !found {
+					err = fault.NotFoundf("alias '%s' not found; 'vers alias' lists them", name)
+				}
+				if err == nil {
+					fmt.Fprintf(a.Streams.Out, "✓ Alias '%s' removed\n", name)
+				}
+				return err
+			})
+		},
+		ValidArgsFunction: a.completeAliases,
+	}
+}
