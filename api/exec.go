@@ -73,7 +73,7 @@ type FileContent struct {
 // FileRequest is the body of PUT /vm/{id}/files.
 type FileRequest struct {
 	Path       string  `json:"path" doc:"Absolute"`
-	Content    []byte  `json:"content_b64"`
+	Content    []byte  `json:"content_b64" nullable:"true" encoding:"BASE64"` // spelled so, huma does not refuse empty content
 	Mode       *uint32 `json:"mode,omitempty" nullable:"true" doc:"Plain integer: 420 is 0644, the default"`
 	CreateDirs *bool   `json:"create_dirs,omitempty" nullable:"true" doc:"Make missing parent directories"`
 }

@@ -68,8 +68,12 @@ func reshapeError(ctx huma.Context, _ string, v any) (any, error) {
 		message = "bad request: " + strings.Join(details, "; ")
 	}
 	ctx.SetHeader("Content-Type", "application/json")
-	return api.Error{Error: message}, nil
+	vms, _ := ctx.Operation().Metadata[metadataVMs].(bool)
+	return &problem{body: api.Error{Error: message}, vms: vms}, nil
 }
+
+// metadataVMs marks operations whose errors have an empty list vms.
+const metadataVMs = "vms"
 
 // none is the input or output of an operation that has none.
 type none struct{}
@@ -100,10 +104,14 @@ func add[I, O any](s *Server, o operation, handle func(ctx context.Context, in *
 	op := huma.Operation{
 		Method: o.method, Path: "/api/v1" + o.path, DefaultStatus: o.status, OperationID: o.id, Summary: o.summary,
 		Tags: []string{o.tag}, Hidden: o.hidden, Responses: o.responses,
+		Metadata:        map[string]any{metadataVMs: o.vms},
 		BodyReadTimeout: -1, MaxBodyBytes: -1, // readBody has read it already
 	}
 	if o.root {
 		op.Path = o.path
+	}
+	if o.status == 0 {
+		op.DefaultStatus = http.StatusOK
 	}
 	if o.public {
 		op.Security = []map[string][]string{}

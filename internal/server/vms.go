@@ -45,11 +45,11 @@ func (s *Server) routeVMs() {
 
 	add(s, operation{method: http.MethodGet, path: "/vm/{id}/metadata", id: "vm-metadata",
 		summary: "One VM with its origin and sizes", tag: "VMs"}, s.vmMetadata)
-	add(s, operation{method: http.MethodPatch, path: "/vm/{id}/state", id: "set-vm-state", status: http.StatusOK,
+	add(s, operation{method: http.MethodPatch, path: "/vm/{id}/state", id: "set-vm-state",
 		summary: "Pause or resume a VM", tag: "VMs"}, s.setState)
-	add(s, operation{method: http.MethodPatch, path: "/vm/{id}/disk", id: "resize-vm-disk", status: http.StatusOK,
+	add(s, operation{method: http.MethodPatch, path: "/vm/{id}/disk", id: "resize-vm-disk",
 		summary: "Grow the root disk and the file system on it", tag: "VMs"}, s.resize)
-	add(s, operation{method: http.MethodPatch, path: "/vm/{id}/label", id: "label-vm", status: http.StatusOK,
+	add(s, operation{method: http.MethodPatch, path: "/vm/{id}/label", id: "label-vm",
 		summary: "Replace the labels of a VM", tag: "VMs"}, s.setLabels)
 	add(s, operation{method: http.MethodDelete, path: "/vm/{id}", id: "delete-vm",
 		summary: "End a VM; its commits and children live on", tag: "VMs"}, s.deleteVM)
