@@ -7,7 +7,6 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"vers/internal/catalog"
@@ -27,23 +26,27 @@ const (
 
 const keyNameLimit = 128
 
-// CreateKey makes an API key, which ends at a time if expires is given. The returned text is the key, to be shown once;
-// only a hash of it is kept.
-func (r *Registry) CreateKey(ctx context.Context, orgID, name string, expires *time.Time) (catalog.Key, string, error) {
+// CreateKey makes an API key. The returned text is the key; only a hash of it is kept.
+func (r *Registry) CreateKey(ctx context.Context, orgID, name string) (key catalog.Key, text string, err error) {
+	err = r.catalog.InTx(ctx, func(tx *catalog.Tx) error {
+		if _, err := tx.Organisation(ctx, orgID); err != nil {
+			return err
+		}
+		key, text, err = r.createKey(ctx, tx, orgID, name)
+		return err
+	})
+	return key, text, err
+}
+
+func (r *Registry) createKey(ctx context.Context, tx *catalog.Tx, orgID, name string) (catalog.Key, string, error) {
 	if name == "" || utf8.RuneCountInString(name) > keyNameLimit {
 		return catalog.Key{}, "", fault.Invalidf("key name must have 1 to %d characters", keyNameLimit)
 	}
 	var random [secretBytes]byte
 	rand.Read(random[:]) //nolint:errcheck // never fails
 	secret := hex.EncodeToString(random[:])
-	key := catalog.Key{ID: ident.New(), OrgID: orgID, Name: name, Hash: hashOf(secret), CreatedAt: r.now(), ExpiresAt: expires}
-	err := r.catalog.InTx(ctx, func(tx *catalog.Tx) error {
-		if _, err := tx.Organisation(ctx, orgID); err != nil {
-			return err
-		}
-		return tx.InsertKey(ctx, key)
-	})
-	return key, key.ID + secret, err
+	key := catalog.Key{ID: ident.New(), OrgID: orgID, Name: name, Hash: hashOf(secret), CreatedAt: r.now()}
+	return key, key.ID + secret, tx.InsertKey(ctx, key)
 }
 
 func hashOf(secret string) []byte {

@@ -21,30 +21,25 @@ type Registry struct {
 	now      func() time.Time
 }
 
-// Option changes what New makes.
-type Option func(*Registry)
-
-// WithFirstGID sets the group id of the first organisation; the next ones count up.
-func WithFirstGID(gid int) Option { return func(r *Registry) { r.firstGID = gid } }
-
-// WithClock sets where the time comes from.
-func WithClock(now func() time.Time) Option { return func(r *Registry) { r.now = now } }
-
-// defaultFirstGID lies above the ranges that distributions and user namespaces give out.
-const defaultFirstGID = 770000
-
-// New makes a registry on a catalogue.
-func New(c *catalog.Catalog, options ...Option) *Registry {
-	r := &Registry{catalog: c, firstGID: defaultFirstGID, now: time.Now}
-	for _, option := range options {
-		option(r)
-	}
-	return r
+// Options of a Registry.
+type Options struct {
+	FirstGID int              // group id of the first organisation, the next ones count up; 0: DefaultFirstGID
+	Now      func() time.Time // nil: time.Now
 }
 
-// Organisations lists all organisations, the first one made first.
-func (r *Registry) Organisations(ctx context.Context) ([]catalog.Organisation, error) {
-	return r.catalog.Organisations(ctx)
+// DefaultFirstGID lies above the ranges that distributions and user namespaces give out.
+const DefaultFirstGID = 770000
+
+// New makes a registry on a catalogue.
+func New(c *catalog.Catalog, options Options) *Registry {
+	r := &Registry{catalog: c, firstGID: options.FirstGID, now: options.Now}
+	if r.firstGID == 0 {
+		r.firstGID = DefaultFirstGID
+	}
+	if r.now == nil {
+		r.now = time.Now
+	}
+	return r
 }
 
 // Organisation gives one organisation.
@@ -52,25 +47,65 @@ func (r *Registry) Organisation(ctx context.Context, id string) (catalog.Organis
 	return r.catalog.Organisation(ctx, id)
 }
 
-// CreateOrganisation makes an organisation with a name nobody has, and the key that local connections act as in it.
-func (r *Registry) CreateOrganisation(ctx context.Context, name string) (catalog.Organisation, error) {
-	org := catalog.Organisation{ID: ident.New(), Name: name, GID: r.firstGID, CreatedAt: r.now()}
-	if !ident.ValidName(name, ident.RepositoryName) {
-		return org, fault.Invalidf("organisation name %q is not valid: use 1 to %d letters, digits, '-', '_' or '.'",
-			name, ident.RepositoryName)
-	}
-	err := r.catalog.InTx(ctx, func(tx *catalog.Tx) error {
-		others, err := tx.Organisations(ctx)
-		if err != nil {
-			return err
-		}
-		for _, other := range others {
-			org.GID = max(org.GID, other.GID+1)
-		}
-		if err := tx.InsertOrganisation(ctx, org); err != nil {
-			return err
-		}
-		return tx.InsertKey(ctx, catalog.Key{ID: ident.New(), OrgID: org.ID, Name: LocalKeyName, IsLocal: true, CreatedAt: r.now()})
+// Organisations lists all organisations, the first one made first.
+func (r *Registry) Organisations(ctx context.Context) ([]catalog.Organisation, error) {
+	return r.catalog.Organisations(ctx)
+}
+
+// CreateOrganisation makes an organisation with a name nobody has.
+func (r *Registry) CreateOrganisation(ctx context.Context, name string) (org catalog.Organisation, err error) {
+	err = r.catalog.InTx(ctx, func(tx *catalog.Tx) error {
+		org, err = r.createOrganisation(ctx, tx, name)
+		return err
 	})
 	return org, err
+}
+
+func (r *Registry) createOrganisation(ctx context.Context, tx *catalog.Tx, name string) (catalog.Organisation, error) {
+	if !ident.ValidName(name, ident.RepositoryName) {
+		return catalog.Organisation{}, fault.Invalidf("organisation name %q is not valid: use 1 to %d letters, digits, '-', '_' or '.'",
+			name, ident.RepositoryName)
+	}
+	others, err := tx.Organisations(ctx)
+	if err != nil {
+		return catalog.Organisation{}, err
+	}
+	org := catalog.Organisation{ID: ident.New(), Name: name, GID: r.firstGID, CreatedAt: r.now()}
+	for _, other := range others {
+		org.GID = max(org.GID, other.GID+1)
+	}
+	return org, tx.InsertOrganisation(ctx, org)
+}
+
+// FirstStart is what Setup made. Secret is shown once and stored nowhere.
+type FirstStart struct {
+	Organisation catalog.Organisation
+	Key          catalog.Key
+	Secret       string
+}
+
+// Setup makes the first organisation with its local key and one API key. Where an organisation exists it does nothing
+// and returns nil.
+func (r *Registry) Setup(ctx context.Context, orgName string) (*FirstStart, error) {
+	var first *FirstStart
+	err := r.catalog.InTx(ctx, func(tx *catalog.Tx) error {
+		existing, err := tx.Organisations(ctx)
+		if err != nil || len(existing) > 0 {
+			return err
+		}
+		first = &FirstStart{}
+		if first.Organisation, err = r.createOrganisation(ctx, tx, orgName); err != nil {
+			return err
+		}
+		local := catalog.Key{ID: ident.New(), OrgID: first.Organisation.ID, Name: LocalKeyName, IsLocal: true, CreatedAt: r.now()}
+		if err := tx.InsertKey(ctx, local); err != nil {
+			return err
+		}
+		first.Key, first.Secret, err = r.createKey(ctx, tx, first.Organisation.ID, "first key")
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return first, nil
 }

@@ -34,11 +34,10 @@ func newWorld(t *testing.T) *world {
 	w.catalog, err = catalog.Open(t.Context(), filepath.Join(t.TempDir(), "catalog.db"))
 	w.must(err)
 	t.Cleanup(func() { w.catalog.Close() })
-	w.registry = registry.New(w.catalog, registry.WithFirstGID(500), registry.WithClock(func() time.Time { return w.now }))
-	w.org, err = w.registry.CreateOrganisation(t.Context(), "acme")
+	w.registry = registry.New(w.catalog, registry.Options{Now: func() time.Time { return w.now }})
+	first, err := w.registry.Setup(t.Context(), "acme")
 	w.must(err)
-	_, w.secret, err = w.registry.CreateKey(t.Context(), w.org.ID, "first", nil)
-	w.must(err)
+	w.org, w.secret = first.Organisation, first.Secret
 	w.other, err = w.registry.CreateOrganisation(t.Context(), "other")
 	w.must(err)
 	w.own, w.alien = w.commit(w.org), w.commit(w.other)
@@ -72,12 +71,15 @@ func (w *world) refused(err error, kind fault.Kind, words ...string) {
 	}
 }
 
-func TestOrganisations(t *testing.T) {
+func TestSetup(t *testing.T) {
 	w := newWorld(t)
-	all, err := w.registry.Organisations(t.Context())
+	again, err := w.registry.Setup(t.Context(), "second")
 	w.must(err)
-	if len(all) != 2 || all[0].ID != w.org.ID || w.org.GID != 500 || w.other.GID != 501 {
-		t.Fatalf("%+v", all)
+	if again != nil {
+		t.Fatal("a second Setup made another organisation")
+	}
+	if w.other.GID == w.org.GID {
+		t.Fatalf("both organisations have group id %d", w.org.GID)
 	}
 	_, err = w.registry.CreateOrganisation(t.Context(), "acme")
 	w.refused(err, fault.Conflict, "acme")
@@ -120,16 +122,16 @@ func TestKeys(t *testing.T) {
 		})
 	}
 
-	second, secret, err := w.registry.CreateKey(ctx, w.org.ID, "ci", nil)
+	second, secret, err := w.registry.CreateKey(ctx, w.org.ID, "ci")
 	w.must(err)
 	w.refused(w.registry.RevokeKey(ctx, w.other.ID, second.ID), fault.NotFound)
 	w.refused(w.registry.RevokeKey(ctx, w.org.ID, local.ID), fault.Conflict)
 	w.must(w.registry.RevokeKey(ctx, w.org.ID, second.ID))
 	_, err = w.registry.Authenticate(ctx, secret)
 	w.refused(err, fault.Unauthenticated, "revoked")
-	_, _, err = w.registry.CreateKey(ctx, w.org.ID, "", nil)
+	_, _, err = w.registry.CreateKey(ctx, w.org.ID, "")
 	w.refused(err, fault.Invalid)
-	_, _, err = w.registry.CreateKey(ctx, ident.New(), "ci", nil)
+	_, _, err = w.registry.CreateKey(ctx, ident.New(), "ci")
 	w.refused(err, fault.NotFound)
 	keys, err := w.registry.Keys(ctx, w.org.ID)
 	w.must(err)
@@ -141,8 +143,12 @@ func TestKeys(t *testing.T) {
 func TestExpiredKey(t *testing.T) {
 	w := newWorld(t)
 	expires := w.now.Add(time.Hour)
-	_, text, err := w.registry.CreateKey(t.Context(), w.org.ID, "short", &expires)
+	key, err := w.registry.Authenticate(t.Context(), w.secret)
 	w.must(err)
+	copied := key
+	copied.ID, copied.ExpiresAt = ident.New(), &expires
+	w.must(w.catalog.InsertKey(t.Context(), copied))
+	text := copied.ID + w.secret[36:]
 	_, err = w.registry.Authenticate(t.Context(), text)
 	w.must(err)
 	w.now = expires

@@ -65,19 +65,14 @@ func newHarness(t *testing.T) *harness {
 	h.catalog, err = catalog.Open(t.Context(), filepath.Join(t.TempDir(), "catalog.db"))
 	h.must(err)
 	t.Cleanup(func() { h.catalog.Close() })
-	reg := registry.New(h.catalog)
-	keys := make([]string, 2)
-	for i, name := range []string{"acme", "other"} {
-		org, err := reg.CreateOrganisation(t.Context(), name)
-		h.must(err)
-		key, text, err := reg.CreateKey(t.Context(), org.ID, "ci of "+name, nil)
-		h.must(err)
-		keys[i] = text
-		if i == 0 {
-			h.caller = machine.Caller{OrgID: org.ID, KeyID: key.ID}
-		}
-	}
-	h.key, h.otherKey = keys[0], keys[1]
+	reg := registry.New(h.catalog, registry.Options{})
+	first, err := reg.Setup(t.Context(), "acme")
+	h.must(err)
+	h.key, h.caller = first.Secret, machine.Caller{OrgID: first.Organisation.ID, KeyID: first.Key.ID}
+	other, err := reg.CreateOrganisation(t.Context(), "other")
+	h.must(err)
+	_, h.otherKey, err = reg.CreateKey(t.Context(), other.ID, "ci of other")
+	h.must(err)
 	hostKey, hostLine := newHostKey(t)
 	h.hostLine = hostLine
 	h.machines = &fakeMachines{catalog: h.catalog, vms: map[string]machine.VM{}, guests: map[string]*fakeGuest{}, hostKey: hostKey}
