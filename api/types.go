@@ -91,11 +91,10 @@ type FromCommitRequest struct {
 	Ref      *string `json:"ref,omitempty" nullable:"true" doc:"repo:tag of the own organisation"`
 }
 
-// NewVM is the answer of the calls that make or delete one VM.
+// NewVM is the answer of the calls that make one VM.
 type NewVM struct {
-	VMID     string  `json:"vm_id" format:"uuid"`
-	CommitID string  `json:"commit_id,omitempty" doc:"[ours] Commit the VM was restored from"`
-	Timing   *Timing `json:"timing,omitempty" doc:"[ours]"`
+	VMID     string `json:"vm_id" format:"uuid"`
+	CommitID string `json:"commit_id,omitempty" doc:"[ours] Commit the VM was restored from"`
 }
 
 // VMRef names a VM.
@@ -111,7 +110,7 @@ type NewVMs struct {
 	Timing   *Timing `json:"timing,omitempty" doc:"[ours]"`
 }
 
-// Timing holds what a branch, commit or restore took inside the server [ours].
+// Timing holds what a branch or commit took inside the server [ours].
 type Timing struct {
 	PausedMS  float64 `json:"paused_ms" doc:"How long the source VM stood still, in milliseconds"`
 	DurableMS float64 `json:"durable_ms,omitempty" doc:"Until everything was on stable storage, in milliseconds; absent when not waited for"`

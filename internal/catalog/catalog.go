@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"os"
 	"path/filepath"
 
 	"github.com/pressly/goose/v3"
@@ -51,6 +52,9 @@ func Open(ctx context.Context, path string) (*Catalog, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open catalogue: %w", err)
 	}
+	if err := hide(path); err != nil {
+		return nil, fmt.Errorf("open catalogue: %w", err)
+	}
 	writer, err := sql.Open("sqlite", dsn(path, "immediate"))
 	if err != nil {
 		return nil, fmt.Errorf("open catalogue %s: %w", path, err)
@@ -66,6 +70,16 @@ func Open(ctx context.Context, path string) (*Catalog, error) {
 	readers.SetMaxOpenConns(readerConnections)
 	readers.SetMaxIdleConns(readerConnections)
 	return &Catalog{records: records{read: readers, write: writer}, readers: readers, writer: writer}, nil
+}
+
+// hide makes the file readable for its owner only: it holds private keys and environment variables. SQLite gives the
+// files beside it the same mode.
+func hide(path string) error {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Chmod(0o600), file.Close())
 }
 
 // dsn spells the connection string: a file URI, so that any character may occur in the path.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -338,6 +339,24 @@ func TestTransactions(t *testing.T) {
 
 	// Another process sees it: opened a second time, with the schema already there.
 	same(t, get[catalog.Organisation](t)(open(t, path).Organisation(ctx, "o")), org)
+}
+
+// The catalogue holds secrets: nobody but its owner may read it, nor the files beside it.
+func TestFileModes(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "catalog.db")
+	must(t, os.WriteFile(path, nil, 0o644))
+	c := open(t, path)
+	must(t, c.InsertOrganisation(t.Context(), catalog.Organisation{ID: "o", Name: "acme", GID: 1, CreatedAt: start}))
+	entries := get[[]os.DirEntry](t)(os.ReadDir(dir))
+	if len(entries) < 2 {
+		t.Fatalf("%d files, expected a write-ahead log too", len(entries))
+	}
+	for _, entry := range entries {
+		if mode := get[os.FileInfo](t)(entry.Info()).Mode(); mode.Perm() != 0o600 {
+			t.Errorf("%s has mode %s", entry.Name(), mode)
+		}
+	}
 }
 
 // Writers queue; nobody gets an error because the database is busy, and no increment is lost.

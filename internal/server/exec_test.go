@@ -213,6 +213,24 @@ func TestUnquoteScript(t *testing.T) {
 	}
 }
 
+// Whatever an older client quotes as one word comes back as it was.
+func FuzzUnquoteScript(f *testing.F) {
+	for _, seed := range []string{"cd /a && make", "it's", "'", "''", `'\''`, "-- x", "a\nb"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, script string) {
+		if script == "" {
+			return // '' stays what it is
+		}
+		quoted := "'" + strings.ReplaceAll(script, "'", `'\''`) + "'"
+		for _, sent := range []string{quoted, "-- " + quoted} {
+			if got := unquoteScript([]string{"bash", "-c", sent})[2]; got != script {
+				t.Fatalf("%q became %q", script, got)
+			}
+		}
+	})
+}
+
 func TestStreamUnquotes(t *testing.T) {
 	h := newHarness(t)
 	vm := h.newVM()
