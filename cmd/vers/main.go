@@ -9,8 +9,11 @@ import (
 	"vers/internal/cli"
 )
 
-// version is set by the linker for releases.
-var version = "dev"
+// Set by the linker (Makefile).
+var (
+	version = "dev"
+	commit  = "unknown"
+)
 
 func main() {
 	app, err := cli.New(build())
@@ -23,7 +26,7 @@ func main() {
 
 // build describes this binary with what the Go tool recorded in it.
 func build() cli.Build {
-	b := cli.Build{Version: version, Commit: "unknown", Date: "unknown"}
+	b := cli.Build{Version: version, Commit: commit, Date: "unknown"}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return b
@@ -31,7 +34,9 @@ func build() cli.Build {
 	for _, setting := range info.Settings {
 		switch setting.Key {
 		case "vcs.revision":
-			b.Commit = setting.Value
+			if commit == "unknown" {
+				b.Commit = setting.Value
+			}
 		case "vcs.time":
 			b.Date = setting.Value
 		}

@@ -138,9 +138,9 @@ func (a *App) debug(line string) {
 	}
 }
 
-// env gives a variable from the environment, or else from .env in the working folder.
+// env gives a variable from the environment or, if it is unset or empty there, from .env in the working folder.
 func (a *App) env(name string) string {
-	if value, ok := a.Env(name); ok {
+	if value, _ := a.Env(name); value != "" {
 		return value
 	}
 	return a.dotenv[name]
@@ -249,6 +249,11 @@ func (a *App) api() (*api.Client, error) {
 		return nil, err
 	}
 	if key == "" && !strings.HasPrefix(address, "unix:") {
+		if addressSource == "default" {
+			if err := a.probe(address); err != nil {
+				return nil, err // without a server, a key is not what is missing
+			}
+		}
 		return nil, fault.New(fault.Unauthenticated, "authentication required: no API key for the server at %s", address)
 	}
 	a.debug(fmt.Sprintf("server %s (from %s), key from %s", address, addressSource, source))
@@ -258,6 +263,19 @@ func (a *App) api() (*api.Client, error) {
 	}
 	a.client = client
 	return client, nil
+}
+
+// probe reports whether anybody listens at the address.
+func (a *App) probe(address string) error {
+	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(address, "http://"), time.Second)
+	if err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) && op.Err != nil {
+			err = op.Err
+		}
+		return &api.ConnectError{Address: address, Refused: true, Err: err}
+	}
+	return conn.Close()
 }
 
 func (a *App) newClient(address, key string) (*api.Client, error) {
