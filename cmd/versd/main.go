@@ -18,7 +18,7 @@ var (
 )
 
 func main() {
-	if qemu.IsLauncher() { // this process is about to become a confined QEMU
+	if qemu.IsLauncher(os.Args) { // this process is about to become a confined QEMU
 		qemu.LauncherMain()
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

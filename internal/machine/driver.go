@@ -106,6 +106,7 @@ type Host struct {
 	AcceleratorBy      string               // the proof: why this accelerator was chosen
 	OverheadBytes      int64                // host memory a process needs beside guest RAM, estimated
 	WritableMemoryFile bool                 // the process opens Spec.MemoryFile read-write even though the mapping is private (QEMU before 8.2)
+	Unconfined         []string             // what of the confinement this host does not allow, in words; empty when nothing is lost
 	CanLoad            func(Hardware) error // nil if a state recorded with that hardware can be loaded here, else what is missing
 }
 

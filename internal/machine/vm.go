@@ -189,6 +189,7 @@ func (m *Manager) watch(v *vm) {
 		select {
 		case <-m.life.Done():
 			return
+		case <-v.instance.Ended():
 		case <-v.instance.Done():
 		}
 		unlock, err := v.lock(m.life)
@@ -196,7 +197,13 @@ func (m *Manager) watch(v *vm) {
 			return // deleted
 		}
 		defer unlock()
-		m.die(v, "its process ended")
+		reason := "its guest powered off or crashed"
+		select {
+		case <-v.instance.Done():
+			reason = "its process ended"
+		default:
+		}
+		m.die(v, reason)
 	})
 }
 

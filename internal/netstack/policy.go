@@ -13,8 +13,8 @@ type Mode string
 
 // The modes.
 const (
-	ModePublic Mode = "public" // addresses of the public internet only
-	ModeNone   Mode = "none"   // nothing, and no names either
+	ModeInternet Mode = "internet" // addresses of the public internet only
+	ModeNone     Mode = "none"     // nothing, and no names either
 )
 
 // Policy says which destinations a guest may reach. The zero value is the default policy: the public internet and
@@ -37,7 +37,7 @@ const (
 // A guest reaches a service of the host under an address of the host's other interfaces, never as 127.0.0.1: that is
 // the guest itself.
 type Policy struct {
-	Mode  Mode   `json:"mode,omitempty"` // empty: public
+	Mode  Mode   `json:"mode,omitempty"` // empty: internet
 	Allow []Rule `json:"allow,omitempty"`
 	Deny  []Rule `json:"deny,omitempty"`
 }
@@ -46,9 +46,9 @@ type Policy struct {
 func ParsePolicy(mode string, allow, deny []string) (Policy, error) {
 	policy := Policy{Mode: Mode(mode)}
 	switch policy.Mode {
-	case "", ModePublic, ModeNone:
+	case "", ModeInternet, ModeNone:
 	default:
-		return Policy{}, fault.Invalidf("egress mode %q is unknown; use %q or %q", mode, ModePublic, ModeNone)
+		return Policy{}, fault.Invalidf("egress mode %q is unknown; use %q or %q", mode, ModeInternet, ModeNone)
 	}
 	for _, list := range []struct {
 		name  string
@@ -97,7 +97,7 @@ func (p Policy) Check(network string, dst netip.AddrPort, isHost HostAddress) er
 	if p.Mode == ModeNone {
 		return fmt.Errorf("egress is off for this VM")
 	}
-	if p.Mode != "" && p.Mode != ModePublic {
+	if p.Mode != "" && p.Mode != ModeInternet {
 		return fmt.Errorf("egress mode %q is unknown", p.Mode)
 	}
 	if reason := notPublic(addr); reason != "" {

@@ -27,7 +27,7 @@ func TestPolicyCheck(t *testing.T) {
 		dst         string
 		want        string // empty: permitted; else part of the reason
 	}{
-		{name: "public", dst: "93.184.216.34:443"},
+		{name: "internet", dst: "93.184.216.34:443"},
 		{name: "public, udp", network: "udp", dst: "9.9.9.9:53"},
 		{name: "public, IPv6", dst: "[2606:2800:220:1::1]:443"},
 		{name: "public, mapped", dst: "[::ffff:93.184.216.34]:443"},
