@@ -17,6 +17,7 @@ import (
 	"github.com/creack/pty"
 	gssh "github.com/gliderlabs/ssh"
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 
 	"vers/api"
 )
@@ -170,14 +171,20 @@ func runPiped(session gssh.Session, cmd *exec.Cmd) error {
 }
 
 func runInPTY(session gssh.Session, cmd *exec.Cmd, request gssh.Pty, sizes <-chan gssh.Window) error {
-	terminal, err := pty.StartWithSize(cmd, winsize(request.Window))
+	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: uint16(request.Window.Height), Cols: uint16(request.Window.Width)})
 	if err != nil {
 		return err
 	}
 	defer terminal.Close()
+	control, err := terminal.SyscallConn() // unlike Fd it may be used while others read and write
+	if err != nil {
+		return err
+	}
 	go func() {
 		for size := range sizes {
-			_ = pty.Setsize(terminal, winsize(size))
+			_ = control.Control(func(fd uintptr) {
+				_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(size.Height), Col: uint16(size.Width)})
+			})
 		}
 	}()
 	go func() { _, _ = io.Copy(terminal, session) }()
@@ -187,8 +194,4 @@ func runInPTY(session gssh.Session, cmd *exec.Cmd, request gssh.Pty, sizes <-cha
 	}()
 	_, _ = io.Copy(session, terminal)
 	return cmd.Wait()
-}
-
-func winsize(w gssh.Window) *pty.Winsize {
-	return &pty.Winsize{Rows: uint16(w.Height), Cols: uint16(w.Width)}
 }

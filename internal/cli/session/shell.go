@@ -44,13 +44,14 @@ func (s *Shell) Run(ctx context.Context) error {
 		defer client.Close()
 		return s.piped(ctx, client)
 	}
+	fd := int(s.Terminal.Fd()) // asked once, before anybody reads from the file
 	input := newPump(s.In)
 	delays := s.Delays
 	if delays == nil {
 		delays = reconnectDelays
 	}
 	for {
-		err := s.interactive(ctx, client, input)
+		err := s.interactive(ctx, client, fd, input)
 		client.Close()
 		if !errors.Is(err, ErrLost) {
 			return err
@@ -130,13 +131,12 @@ func (s *Shell) wait(ctx context.Context, client *ssh.Client, session *ssh.Sessi
 const resetScreen = "\x1b[?1049l\x1b[?1l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[0m\r\n"
 
 // interactive runs a shell with a terminal.
-func (s *Shell) interactive(ctx context.Context, client *ssh.Client, input *pump) (err error) {
+func (s *Shell) interactive(ctx context.Context, client *ssh.Client, fd int, input *pump) (err error) {
 	session, err := client.NewSession()
 	if err != nil {
 		return fmt.Errorf("open an SSH session: %w", err)
 	}
 	defer session.Close()
-	fd := int(s.Terminal.Fd())
 	width, height, err := term.GetSize(fd)
 	if err != nil {
 		width, height = 80, 24
