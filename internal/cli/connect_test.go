@@ -180,12 +180,12 @@ func TestConnectTerminal(t *testing.T) {
 	x.expect(t, "grown\r\n")
 
 	// Ctrl-C belongs to the remote program.
-	x.typeLine(t, "echo ready; sleep 600; echo code $?")
+	x.typeLine(t, `sh -c 'trap "echo caught; exit" INT; echo ready; while :; do sleep 0.05; done'`)
 	x.expect(t, "ready\r\n")
 	if _, err := io.WriteString(x.user, "\x03"); err != nil {
 		t.Fatal(err)
 	}
-	x.expect(t, "$ ")
+	x.expect(t, "caught\r\n")
 	x.typeLine(t, "exit 3")
 	wantExit(t, done, 0)
 	x.canonical(t, before)
