@@ -132,6 +132,7 @@ func handOver(listener *os.File) error {
 	if err := r.startAgent(); err != nil {
 		return err
 	}
+	noSerialLogin()
 	for _, path := range imageInits {
 		if !usableInit(path) {
 			continue

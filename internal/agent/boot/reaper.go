@@ -36,6 +36,19 @@ func usableInit(path string) bool {
 	return true
 }
 
+// noSerialLogin keeps systemd from offering a login on the console: nobody could type there, and without udev its start
+// would take 90 s of waiting for the device.
+func noSerialLogin() {
+	const dir = "/run/systemd/system"
+	err := os.MkdirAll(dir, 0o755)
+	if err == nil {
+		err = os.Symlink(os.DevNull, dir+"/serial-getty@ttyS0.service")
+	}
+	if err != nil {
+		complain("mask the login on the console", err)
+	}
+}
+
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
