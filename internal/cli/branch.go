@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -239,8 +238,7 @@ func (a *App) makeBranches(ctx context.Context, client *api.Client, source branc
 		return made, err
 	}
 	made, err := client.Branch(ctx, source.ID, options)
-	var response *api.ResponseError
-	if errors.As(err, &response) && source.Alias+source.Name != source.ID {
+	if source.Alias != "" || source.IsHead {
 		err = source.missing(err)
 	}
 	return made, err

@@ -166,11 +166,3 @@ func text(s *string) string {
 	}
 	return clean(*s)
 }
-
-// title gives a state the way prose writes it.
-func title(state string) string {
-	if state == "" {
-		return state
-	}
-	return strings.ToUpper(state[:1]) + state[1:]
-}
