@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -260,7 +261,7 @@ func TestTakeOverFreesACommand(t *testing.T) {
 	for err == nil {
 		_, err = s.Recv()
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		t.Fatal("the old stream came to an exit")
 	}
 	again, err := r.client.Attach(t.Context(), guest.AttachRequest{ExecID: "t", FromLatest: true})

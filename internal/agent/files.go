@@ -141,8 +141,8 @@ func openTarget(req guest.FileRequest) (*target, error) {
 	if t.mode == 0 {
 		t.mode = defaultFileMode
 	}
-	if real, err := filepath.EvalSymlinks(req.Path); err == nil {
-		t.path = real // a link stays a link
+	if final, err := filepath.EvalSymlinks(req.Path); err == nil {
+		t.path = final // a link stays a link
 	}
 	info, err := os.Stat(t.path)
 	exists := err == nil

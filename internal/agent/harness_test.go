@@ -48,7 +48,7 @@ func (f *fakeSystem) SetHostname(n string) error   { f.hostname = n; return f.ca
 func (f *fakeSystem) SetBootID(id string) error    { f.bootID = id; return f.call("boot-id") }
 func (f *fakeSystem) Sync()                        { _ = f.call("sync") }
 func (f *fakeSystem) PowerOff() error              { return f.call("power-off") }
-func (f *fakeSystem) GrowRoot(_ context.Context, n int64) error {
+func (f *fakeSystem) GrowRoot(context.Context, int64) error {
 	return f.call("grow")
 }
 

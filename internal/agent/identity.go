@@ -290,8 +290,13 @@ func (s *Server) setMachineID(id string) error {
 	}
 	dbus := s.path("/var/lib/dbus/machine-id")
 	info, err := os.Lstat(dbus)
-	if err != nil || !info.Mode().IsRegular() {
-		return nil // a link to the file above, or no D-Bus
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil // no D-Bus
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return nil // a link to the file above
 	}
 	return replaceFile(dbus, []byte(id+"\n"), 0o444)
 }

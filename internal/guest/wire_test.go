@@ -72,7 +72,7 @@ func TestFrames(t *testing.T) {
 			t.Errorf("frame of %d bytes, %v, want %d", len(f.Payload), err, size)
 		}
 	}
-	if _, err := r.Next(); err != io.EOF {
+	if _, err := r.Next(); !errors.Is(err, io.EOF) {
 		t.Errorf("at the end: %v", err)
 	}
 }

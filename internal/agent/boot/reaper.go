@@ -22,15 +22,15 @@ var imageInits = [...]string{"/sbin/init", "/lib/systemd/systemd", "/usr/lib/sys
 // usableInit reports whether path is an init that can run this image. Base images of containers often have busybox as
 // /sbin/init, without the scripts it would start.
 func usableInit(path string) bool {
-	real, err := filepath.EvalSymlinks(path)
+	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return false
 	}
-	info, err := os.Stat(real)
+	info, err := os.Stat(target)
 	if err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 || info.Size() == 0 {
 		return false
 	}
-	if strings.HasPrefix(filepath.Base(real), "busybox") {
+	if strings.HasPrefix(filepath.Base(target), "busybox") {
 		return exists("/sbin/openrc") || exists("/etc/init.d/rcS")
 	}
 	return true

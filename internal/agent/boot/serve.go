@@ -99,7 +99,7 @@ func (s *startUp) follow(decided *os.File) {
 		return
 	}
 	s.set(false, guest.MainInit, path)
-	if real, err := filepath.EvalSymlinks(path); err == nil && filepath.Base(real) == "systemd" {
+	if target, err := filepath.EvalSymlinks(path); err == nil && filepath.Base(target) == "systemd" {
 		if err := waitForSystemd(); err != nil {
 			s.log.Warn("systemd has not finished its start", "error", err)
 		}
