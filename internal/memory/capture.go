@@ -97,7 +97,7 @@ func (c *Capturer) Copy(ctx context.Context) (*Snapshot, error) {
 	if !c.alive() {
 		return nil, fmt.Errorf("copy memory of process %d: it ended meanwhile", c.pid)
 	}
-	s := &Snapshot{size: c.size, runs: runs, buf: c.buf}
+	s := &Snapshot{size: c.size, pages: countPages(dirty, true), runs: runs, buf: c.buf}
 	c.buf = nil // the snapshot's from now on
 	return s, nil
 }

@@ -4,213 +4,264 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"vers/internal/fault"
 )
 
-// Flat is a flat memory file in the making: the whole RAM of a commit as one sparse file. It has a temporary name until
-// Finish; a flat file that has its name is never written to again, since VMs map it.
+// Flat is a flat memory file in the making: a guest's whole memory as one sparse file that QEMU maps privately. Until
+// Finish it has a temporary name; from then on nobody may ever write to it again, since running VMs map it.
+//
+//	flat, err := NewFlat(ctx, path, base, size)
+//	defer flat.Abort()
+//	flat.Apply(snapshot)
+//	flat.Finish()
 type Flat struct {
-	path    string // final
-	temp    string
-	file    *os.File
-	size    int64
-	hasBase bool
+	path string // when finished
+	temp string // until then
+	file *os.File
+	size int64
+	done bool
 }
 
-const (
-	copyChunk = 4 << 20
-	// reserveFrom is the length from which a range is reserved before it is written: delayed allocation of sparse
-	// writes is slow on ext4, but a call per page would be slower.
-	reserveFrom = 256 << 10
-)
-
-// NewFlat begins a flat file of size bytes as a copy of the flat file base ("": all zeroes): a reflink where the file
-// system can, else the data extents are copied and holes stay holes. On error nothing is left behind.
+// NewFlat begins the file path with the content of another flat file, base, or with zeroes if base is "". size is the
+// guest's memory in bytes. base is only read. Where the file system can share blocks, nothing is copied.
+//
+// Errors: fault.Conflict if path exists, fault.Exhausted if the disk is full. On error nothing is left behind.
 func NewFlat(ctx context.Context, path, base string, size int64) (_ *Flat, err error) {
 	if size <= 0 || size%PageSize != 0 {
-		return nil, fmt.Errorf("flat file %s: size %d is not a whole number of pages", path, size)
+		return nil, fmt.Errorf("flat file %s: %d bytes of memory are not whole pages", path, size)
 	}
-	f := &Flat{path: path, temp: path + ".partial", size: size, hasBase: base != ""}
-	if err := os.Remove(f.temp); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Lstat(path); err == nil {
+		return nil, fault.Conflictf("%s exists already; it is never overwritten", path)
+	}
+	file, err := createTemp(path)
+	if err != nil {
 		return nil, err
 	}
-	if f.file, err = os.OpenFile(f.temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
-		return nil, fmt.Errorf("make flat file: %w", err)
-	}
+	f := &Flat{path: path, temp: file.Name(), file: file, size: size}
 	defer func() {
 		if err != nil {
 			f.Abort()
 		}
 	}()
-	if err := f.file.Truncate(size); err != nil {
-		return nil, fmt.Errorf("make flat file: %w", err)
-	}
 	if base != "" {
-		if err := f.copyBase(ctx, base); err != nil {
-			return nil, fmt.Errorf("make flat file %s from %s: %w", filepath.Base(path), filepath.Base(base), err)
+		if err := f.begin(ctx, base); err != nil {
+			return nil, err
 		}
+	}
+	if err := file.Truncate(size); err != nil {
+		return nil, writeError(path, 0, err)
 	}
 	return f, nil
 }
 
-func (f *Flat) copyBase(ctx context.Context, base string) error {
-	src, err := os.Open(base)
+// begin makes the new file equal to base.
+func (f *Flat) begin(ctx context.Context, base string) error {
+	from, err := os.Open(base)
 	if err != nil {
-		return err
+		return fmt.Errorf("base of flat file %s: %w", f.path, err)
 	}
-	defer src.Close()
-	info, err := src.Stat()
+	defer from.Close()
+	info, err := from.Stat()
 	if err != nil {
-		return err
+		return fmt.Errorf("base of flat file %s: %w", f.path, err)
 	}
 	if info.Size() != f.size {
-		return fmt.Errorf("the base has %d bytes, the new file %d", info.Size(), f.size)
+		return fmt.Errorf("base %s has %d bytes, flat file %s is to have %d: they belong to different machines", base, info.Size(), f.path, f.size)
 	}
-	if unix.IoctlFileClone(int(f.file.Fd()), int(src.Fd())) == nil {
+	err = unix.IoctlFileClone(int(f.file.Fd()), int(from.Fd()))
+	switch {
+	case err == nil:
 		return nil
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return writeError(f.path, 0, err)
 	}
-	extents, err := dataExtents(src, f.size)
-	if err != nil {
-		return err
+	// Whatever the reason (no reflinks here, another file system, too old a kernel): copy.
+	if err := f.file.Truncate(f.size); err != nil {
+		return writeError(f.path, 0, err)
 	}
-	var chunks []span
-	for _, e := range extents {
-		if err := f.reserve(e); err != nil {
-			return err
-		}
-		for at := e.start; at < e.end; at += copyChunk {
-			chunks = append(chunks, span{at, min(at+copyChunk, e.end)})
-		}
-	}
-	return parallel(runtime.GOMAXPROCS(0), len(chunks), func(i int) error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		return copyRange(f.file, src, chunks[i])
-	})
+	return f.copyData(ctx, from)
 }
 
-// span is a range of bytes in a file.
+// Apply writes the pages of a snapshot. Zero pages become holes where there was data.
+// Errors: fault.Exhausted if the disk is full. After any error the caller must Abort.
+func (f *Flat) Apply(s *Snapshot) error {
+	if f.file == nil {
+		return fmt.Errorf("flat file %s: it is finished or aborted", f.path)
+	}
+	if err := s.check(f.size); err != nil {
+		return fmt.Errorf("flat file %s: %w", f.path, err)
+	}
+	runs := s.classified()
+	var data, zero []span
+	for _, r := range runs {
+		if r.data == nil {
+			zero = appendSpan(zero, r.page, r.count)
+		} else {
+			data = appendSpan(data, r.page, r.count)
+		}
+	}
+	if err := f.prepare(data, zero); err != nil {
+		return writeError(f.path, s.Bytes(), err)
+	}
+	for _, r := range runs {
+		if r.data == nil {
+			continue
+		}
+		if _, err := f.file.WriteAt(r.data, r.page*PageSize); err != nil {
+			return writeError(f.path, s.Bytes(), err)
+		}
+	}
+	return nil
+}
+
+// deltaTarget is a flat file that a delta is applied to.
+type deltaTarget struct {
+	*Flat
+	need int64
+}
+
+func (f *Flat) applyDelta(ctx context.Context, delta string) error {
+	_, err := readDeltaFile(ctx, delta, &deltaTarget{Flat: f})
+	return err
+}
+
+func (t *deltaTarget) begin(info DeltaInfo, runs []fileRun) error {
+	if info.RAMBytes != t.size {
+		return fmt.Errorf("it is for %d bytes of memory, the flat file %s has %d", info.RAMBytes, t.path, t.size)
+	}
+	t.need = info.DataPages * PageSize
+	var data, zero []span
+	for _, r := range runs {
+		if r.zero {
+			zero = appendSpan(zero, r.page, r.count)
+		} else {
+			data = appendSpan(data, r.page, r.count)
+		}
+	}
+	if err := t.prepare(data, zero); err != nil {
+		return writeError(t.path, t.need, err)
+	}
+	return nil
+}
+
+func (t *deltaTarget) putData(page int64, data []byte) error {
+	if _, err := t.file.WriteAt(data, page*PageSize); err != nil {
+		return writeError(t.path, t.need, err)
+	}
+	return nil
+}
+
+// span is a range of bytes of a file.
 type span struct{ start, end int64 }
 
-// dataExtents lists where a sparse file has data.
-func dataExtents(f *os.File, size int64) ([]span, error) {
-	var list []span
-	for at := int64(0); at < size; {
-		start, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) {
-			break // no data from here on
-		}
-		if err != nil {
-			return nil, fmt.Errorf("look for data: %w", err)
-		}
-		end, err := unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE)
-		if err != nil {
-			return nil, fmt.Errorf("look for holes: %w", err)
-		}
-		list = append(list, span{start, end})
-		at = end
+func appendSpan(list []span, page, count int64) []span {
+	start, end := page*PageSize, (page+count)*PageSize
+	if n := len(list); n > 0 && list[n-1].end == start {
+		list[n-1].end = end
+		return list
 	}
-	return list, nil
+	return append(list, span{start, end})
 }
 
-func copyRange(dst, src *os.File, r span) error {
-	buf := make([]byte, min(r.end-r.start, 1<<20))
-	for at := r.start; at < r.end; {
-		n, err := src.ReadAt(buf[:min(int64(len(buf)), r.end-at)], at)
-		if err != nil && !errors.Is(err, io.EOF) {
+// reserveFrom is the length from which space for a range is reserved before it is written: with blocks allocated in
+// one go, writing is faster and a full disk is known early. For less, the call costs more than it saves.
+const reserveFrom = 256 << 10
+
+// prepare reserves space for data and makes the zero ranges read as zero, by holes where there is data.
+func (f *Flat) prepare(data, zero []span) error {
+	for _, s := range data {
+		if s.end-s.start < reserveFrom {
+			continue
+		}
+		if err := reserve(f.file, s.start, s.end-s.start); err != nil {
 			return err
 		}
-		if n == 0 {
-			return io.ErrUnexpectedEOF
+	}
+	next := int64(-1) // where data begins behind the last range looked at
+	for _, s := range zero {
+		if next >= s.end {
+			continue
 		}
-		if _, err := dst.WriteAt(buf[:n], at); err != nil {
+		start, _, ok, err := nextData(f.file, s.start)
+		if err != nil || !ok {
 			return err
 		}
-		at += int64(n)
+		if next = start; next >= s.end {
+			continue
+		}
+		if err := f.punch(next&^(PageSize-1), s.end); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// reserve allocates a long range before it is written, so that a full disk is noticed first. File systems that cannot
-// are written to as they are.
-func (f *Flat) reserve(r span) error {
-	if r.end-r.start < reserveFrom {
-		return nil
-	}
-	err := unix.Fallocate(int(f.file.Fd()), unix.FALLOC_FL_KEEP_SIZE, r.start, r.end-r.start)
-	if err == nil || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
-		return nil
-	}
-	return fmt.Errorf("reserve %d bytes for %s: %w", r.end-r.start, filepath.Base(f.path), err)
-}
-
-// Apply writes the pages of a snapshot. Pages that are zero now become holes.
-func (f *Flat) Apply(s *Snapshot) error {
-	if err := s.check(f.size); err != nil {
-		return err
-	}
-	var pieces []run
-	for _, r := range s.classified() {
-		if r.data != nil {
-			if err := f.reserve(span{r.page * PageSize, (r.page + r.count) * PageSize}); err != nil {
-				return err
+func (f *Flat) punch(start, end int64) error {
+	for {
+		err := unix.Fallocate(int(f.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, start, end-start)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS):
+			for ; start < end; start += PageSize {
+				if _, err := f.file.WriteAt(zeroPage[:], start); err != nil {
+					return err
+				}
 			}
-		}
-		for r.data != nil && r.count > copyChunk/PageSize {
-			pieces = append(pieces, run{page: r.page, count: copyChunk / PageSize, data: r.data[:copyChunk]})
-			r = run{page: r.page + copyChunk/PageSize, count: r.count - copyChunk/PageSize, data: r.data[copyChunk:]}
-		}
-		pieces = append(pieces, r)
-	}
-	return parallel(runtime.GOMAXPROCS(0), len(pieces), func(i int) error {
-		return f.put(pieces[i].page, pieces[i].count, pieces[i].data)
-	})
-}
-
-// put writes count pages from page on; nil data means zeroes.
-func (f *Flat) put(page, count int64, data []byte) error {
-	at := page * PageSize
-	if data == nil {
-		if !f.hasBase {
-			return nil // a hole already
-		}
-		if err := unix.Fallocate(int(f.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at, count*PageSize); err == nil {
 			return nil
 		}
-		data = make([]byte, count*PageSize)
+		return err
 	}
-	if _, err := f.file.WriteAt(data, at); err != nil {
-		return fmt.Errorf("write %d bytes at %d of flat file %s: %w", len(data), at, filepath.Base(f.path), err)
+}
+
+// Path is where the file is now: under its temporary name until Finish, then where NewFlat was told. It can be opened
+// and mapped early, and stays the same file, as long as nobody looks at its content before Finish.
+func (f *Flat) Path() string {
+	if f.file != nil {
+		return f.temp
+	}
+	return f.path
+}
+
+// Sync brings the content to stable storage. A flat file that was not synced is only good until the host restarts.
+func (f *Flat) Sync() error {
+	if f.file == nil {
+		return fmt.Errorf("sync flat file %s: it is finished or aborted", f.path)
+	}
+	if err := f.file.Sync(); err != nil {
+		return writeError(f.path, 0, err)
 	}
 	return nil
 }
 
-// Path is the file's present name.
-func (f *Flat) Path() string { return f.temp }
-
-// Finish gives the file its final name. Its content need not be on stable storage: it can be made again.
+// Finish gives the file its name. Errors: fault.Conflict if there is one with that name; the caller must Abort then.
 func (f *Flat) Finish() error {
-	if err := f.file.Close(); err != nil {
-		return fmt.Errorf("finish flat file: %w", err)
+	if f.file == nil {
+		return fmt.Errorf("finish flat file %s: it is finished or aborted", f.path)
 	}
-	if err := os.Rename(f.temp, f.path); err != nil {
-		return fmt.Errorf("finish flat file: %w", err)
+	if err := publish(f.temp, f.path); err != nil {
+		return err
 	}
-	f.temp = f.path
+	err := f.file.Close()
+	f.file, f.done = nil, true
+	if err != nil {
+		return writeError(f.path, 0, err)
+	}
 	return nil
 }
 
-// Abort removes the file unless it is finished. Idempotent.
+// Abort removes the file unless it is finished. Idempotent; safe to defer.
 func (f *Flat) Abort() {
-	if f.temp == f.path {
+	if f == nil || f.file == nil {
 		return
 	}
 	f.file.Close()
+	f.file = nil
 	os.Remove(f.temp)
 }

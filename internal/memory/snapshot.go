@@ -11,11 +11,12 @@ import (
 // Snapshot is the dirty memory of one instant: pages with data, and pages that are zero now whatever they were in the
 // base. The caller must Release it. It may be read by several goroutines.
 type Snapshot struct {
-	size int64
-	runs []run   // ascending, apart
-	buf  *buffer // what runs point into; nil for NewSnapshot
+	size  int64
+	pages int64
+	runs  []run   // ascending, apart; use classified
+	buf   *buffer // what runs point into; nil for NewSnapshot
 
-	sortZeroes sync.Once // see classify
+	sortZeroes sync.Once
 }
 
 // run is consecutive pages. data is nil if all of them are zero.
@@ -45,7 +46,7 @@ func NewSnapshot(size int64, pages map[int64][]byte) *Snapshot {
 		numbers = append(numbers, n)
 	}
 	slices.Sort(numbers)
-	s := &Snapshot{size: size}
+	s := &Snapshot{size: size, pages: int64(len(pages))}
 	for _, n := range numbers {
 		r := run{page: n, count: 1}
 		if pages[n] != nil {
@@ -61,13 +62,7 @@ func NewSnapshot(size int64, pages map[int64][]byte) *Snapshot {
 func (s *Snapshot) Size() int64 { return s.size }
 
 // Pages is the number of dirty pages, zero ones included.
-func (s *Snapshot) Pages() int {
-	var n int64
-	for _, r := range s.runs {
-		n += r.count
-	}
-	return int(n)
-}
+func (s *Snapshot) Pages() int { return int(s.pages) }
 
 // Bytes is the size of the dirty pages that are not zero.
 func (s *Snapshot) Bytes() int64 {
@@ -84,7 +79,7 @@ func (s *Snapshot) Bytes() int64 {
 // during the call, and must not be changed. Range ends with fn's first error.
 func (s *Snapshot) Range(fn func(page int64, data []byte) error) error {
 	zero := make([]byte, PageSize)
-	for _, r := range s.runs {
+	for _, r := range s.classified() {
 		for i := range r.count {
 			data := zero
 			if r.data != nil {
@@ -103,7 +98,8 @@ func (s *Snapshot) Release() {
 	if s == nil {
 		return
 	}
-	s.runs = nil
+	s.sortZeroes.Do(func() {}) // whoever uses it now finds nothing
+	s.runs, s.pages = nil, 0
 	if s.buf != nil {
 		s.buf.release()
 		s.buf = nil
