@@ -29,10 +29,21 @@ func TestConformanceKVM(t *testing.T) {
 
 func newTestDriver(t testing.TB, accelerator string) *Driver {
 	t.Helper()
-	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+	binary := "qemu-system-x86_64"
+	if other := os.Getenv("VERS_TEST_QEMU"); other != "" {
+		binary = other
+	}
+	return newTestDriverFor(t, accelerator, binary)
+}
+
+// newTestDriverFor makes a driver of a certain QEMU. VERS_TEST_QEMU_TREES lists the directories that it needs besides
+// the system's.
+func newTestDriverFor(t testing.TB, accelerator, binary string) *Driver {
+	t.Helper()
+	if _, err := exec.LookPath(binary); err != nil {
 		t.Skip("QEMU is not installed")
 	}
-	c := Config{Accelerator: accelerator, Logger: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	c := Config{Binary: binary, Trees: filepath.SplitList(os.Getenv("VERS_TEST_QEMU_TREES")), Accelerator: accelerator, Logger: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	if accelerator == acceleratorKVM {
 		f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 		if err != nil {

@@ -118,6 +118,16 @@ func (p *process) wait(ctx context.Context) error {
 
 // kill sends SIGKILL. A process that is gone already is no error.
 func (p *process) kill() error {
+	err := p.signal()
+	select {
+	case <-p.done: // then it does not matter why it could not be signalled
+		return nil
+	default:
+		return err
+	}
+}
+
+func (p *process) signal() error {
 	raw, err := p.fd.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("kill process %d: %w", p.id.PID, err)
