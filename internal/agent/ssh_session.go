@@ -28,6 +28,8 @@ type session struct {
 	mu   sync.Mutex
 	proc *process
 	busy bool
+
+	begin func() // to be run once the request is answered: the end of a quick command must not overtake the answer
 }
 
 // sshSession serves a session channel until it is closed.
@@ -41,6 +43,10 @@ func (s *Server) sshSession(request ssh.NewChannel) {
 		ok := sess.request(req)
 		if req.WantReply {
 			_ = req.Reply(ok, nil)
+		}
+		if begin := sess.begin; begin != nil {
+			sess.begin = nil
+			s.background.Go(begin)
 		}
 	}
 	// The client has gone. As with sshd, a terminal hangs up and a command without one loses its input.
@@ -155,15 +161,18 @@ func (sess *session) run(command string) bool {
 	}
 	p, err := start(l)
 	if err != nil {
-		_, _ = io.WriteString(sess.channel.Stderr(), "vers: start "+shell+": "+err.Error()+"\n")
-		go sess.exit(exitCannotRun, "")
+		message := "vers: start " + shell + ": " + err.Error() + "\n"
+		sess.begin = func() {
+			_, _ = io.WriteString(sess.channel.Stderr(), message)
+			sess.exit(exitCannotRun, "")
+		}
 		return true
 	}
 	sess.server.exposeToOOM(p)
 	sess.mu.Lock()
 	sess.proc = p
 	sess.mu.Unlock()
-	sess.server.background.Go(func() { sess.follow(p) })
+	sess.begin = func() { sess.follow(p) }
 	return true
 }
 
@@ -246,7 +255,7 @@ func (sess *session) sftp() bool {
 	if err != nil {
 		return false
 	}
-	go func() {
+	sess.begin = func() {
 		code := 0
 		if err := server.Serve(); err != nil && !errors.Is(err, io.EOF) {
 			sess.server.log.Info("SFTP session ended", "error", err)
@@ -254,6 +263,6 @@ func (sess *session) sftp() bool {
 		}
 		_ = server.Close()
 		sess.exit(code, "")
-	}()
+	}
 	return true
 }
