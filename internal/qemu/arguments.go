@@ -126,7 +126,7 @@ func ramArguments(spec machine.Spec, c Capabilities) ([]string, error) {
 func devicesV1Arguments(disk bool) []string {
 	var a []string
 	if disk {
-		a = append(a, "-device", "virtio-blk-pci,id="+diskDevice+",bus=pcie.0,addr=0x2,disable-legacy=on,drive="+nodeName(0, true)+",bootindex=0")
+		a = append(a, "-device", "virtio-blk-pci,id="+diskDevice+",bus=pcie.0,addr=0x2,disable-legacy=on,drive="+nodeName(0, true)+",bootindex=1") // 0 is the kernel
 	}
 	for i, device := range []string{
 		"mac=02:76:65:72:73:01,addr=0x3",

@@ -153,7 +153,7 @@ func (d *Driver) start(ctx context.Context, spec machine.Spec) (_ *Instance, err
 	defer func() {
 		if err != nil {
 			ctx := context.WithoutCancel(ctx)
-			err = i.explain(ctx, fmt.Errorf("start VM %s: %w", spec.ID, err))
+			err = fmt.Errorf("start VM %s: %w", spec.ID, i.ending(ctx, err))
 			_ = i.Kill(ctx)
 		}
 	}()
@@ -201,7 +201,7 @@ func (d *Driver) Adopt(ctx context.Context, spec machine.Spec, id machine.Proces
 			return nil, fault.NotFoundf("process %d of VM %s is gone", id.PID, spec.ID)
 		default:
 		}
-		err = i.explain(ctx, fmt.Errorf("adopt VM %s: %w", spec.ID, err))
+		err = fmt.Errorf("adopt VM %s: %w", spec.ID, i.ending(ctx, err))
 		i.Forget()
 		return nil, err
 	}

@@ -114,19 +114,36 @@ func (i *Instance) command(ctx context.Context, name string, arguments, result a
 	return i.explain(ctx, err)
 }
 
-// explain tells an error of the connection from the end of the process, and adds what QEMU said at its end.
+// explain tells the end of the process from other errors of the connection.
 func (i *Instance) explain(ctx context.Context, err error) error {
-	if !errors.Is(err, errQMPClosed) && !fault.Is(err, fault.Conflict) {
-		return err
+	if i.hasEnded(ctx, err) {
+		return fmt.Errorf("%w; %s", i.gone(), i.out.tail())
 	}
-	// The socket closes a moment before the process is gone.
+	return err
+}
+
+// ending is explain where the end of the process is the fault of what was asked, not its state.
+func (i *Instance) ending(ctx context.Context, err error) error {
+	if i.hasEnded(ctx, err) {
+		return fmt.Errorf("QEMU ended; %s", i.out.tail())
+	}
+	return err
+}
+
+// hasEnded reports whether err comes from the end of the process. The socket closes a moment before.
+func (i *Instance) hasEnded(ctx context.Context, err error) bool {
+	if !errors.Is(err, errQMPClosed) && !fault.Is(err, fault.Conflict) {
+		return false
+	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	select {
 	case <-i.done:
-		return fault.Conflictf("the process of VM %s is gone, %s: %w", i.spec.ID, i.out.tail(), err)
+		return true
+	case <-i.forgotten:
+		return false
 	case <-ctx.Done():
-		return err
+		return false
 	}
 }
 
@@ -203,7 +220,7 @@ func (i *Instance) Load(ctx context.Context, deviceState string) error {
 	}
 	defer state.Close()
 	if err := i.load(ctx, state); err != nil {
-		return i.explain(ctx, fmt.Errorf("load the device state %s into VM %s: %w", deviceState, i.spec.ID, err))
+		return fmt.Errorf("load the device state %s into VM %s: %w", deviceState, i.spec.ID, i.ending(ctx, err))
 	}
 	return nil
 }
@@ -246,7 +263,7 @@ func (i *Instance) load(ctx context.Context, state *os.File) error {
 				}
 				return err
 			case "failed":
-				return fmt.Errorf("QEMU cannot read it, %s", i.out.tail())
+				return i.unreadable(ctx)
 			}
 		case <-q.Done():
 			return q.failure()
@@ -254,6 +271,17 @@ func (i *Instance) load(ctx context.Context, state *os.File) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// unreadable says why QEMU gave up. It ends then, and says more at its end, except where it was told to stay.
+func (i *Instance) unreadable(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	select {
+	case <-i.done:
+	case <-ctx.Done():
+	}
+	return fmt.Errorf("QEMU cannot read it; %s", i.out.tail())
 }
 
 // Resume implements machine.Instance.
