@@ -21,7 +21,14 @@ type Capturer struct {
 	mem     *os.File // /proc/<pid>/mem, for what process_vm_readv refuses
 	pidfd   int      // tells that pid still is the process we prepared for
 	buf     *buffer
+	readv   func(pid int, local []localRange, remote []remoteRange) (int, error)
 }
+
+// The two sides of process_vm_readv.
+type (
+	localRange  = unix.Iovec
+	remoteRange = unix.RemoteIovec
+)
 
 const (
 	// unitBytes is what one worker copies with one system call: large enough to make the call's own cost vanish,
@@ -42,7 +49,7 @@ func Prepare(pid int, address uintptr, size int64) (_ *Capturer, err error) {
 	if err := checkRange(address, size); err != nil {
 		return nil, err
 	}
-	c := &Capturer{pid: pid, address: address, size: size, workers: runtime.GOMAXPROCS(0), pidfd: -1, buf: &buffer{}}
+	c := &Capturer{pid: pid, address: address, size: size, workers: runtime.GOMAXPROCS(0), pidfd: -1, buf: &buffer{}, readv: readProcess}
 	defer func() {
 		if err != nil {
 			c.Close()
@@ -120,17 +127,23 @@ func (c *Capturer) Close() {
 	}
 }
 
+func readProcess(pid int, local []localRange, remote []remoteRange) (int, error) {
+	return unix.ProcessVMReadv(pid, local, remote, 0)
+}
+
 // alive reports whether the process of the pidfd has not ended: then pid meant that process all the time.
-func (c *Capturer) alive() bool {
-	fds := []unix.PollFd{{Fd: int32(c.pidfd), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, 0)
-	return err == nil && n == 0
+func (c *Capturer) alive() bool { return !c.awaitEnd(0) }
+
+// awaitEnd waits until the process has ended, or so many milliseconds.
+func (c *Capturer) awaitEnd(milliseconds int) bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(c.pidfd), Events: unix.POLLIN}}, milliseconds)
+	return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
 }
 
 // unit is one system call's worth of copying: several ranges of the process into one contiguous piece of the buffer.
 type unit struct {
 	to   place
-	from []unix.RemoteIovec
+	from []remoteRange
 }
 
 // layout gives every dirty page its place in the buffer and cuts the work into units.
@@ -143,7 +156,7 @@ func (c *Capturer) layout(dirty []extent) ([]run, []unit, error) {
 		}
 	}
 	runs := make([]run, 0, len(dirty)+1)
-	remote := make([]unix.RemoteIovec, 0, len(dirty)+int(need/unitBytes)+2)
+	remote := make([]remoteRange, 0, len(dirty)+int(need/unitBytes)+2)
 	var units []unit
 	var u unit
 	first := 0 // of the current unit's ranges
@@ -172,7 +185,7 @@ func (c *Capturer) layout(dirty []extent) ([]run, []unit, error) {
 				u.to = p
 			}
 			u.to.end = p.end
-			remote = append(remote, unix.RemoteIovec{Base: c.address + uintptr(e.page)*PageSize, Len: int(n)})
+			remote = append(remote, remoteRange{Base: c.address + uintptr(e.page)*PageSize, Len: int(n)})
 			runs = appendRun(runs, run{page: e.page, count: n / PageSize, at: p})
 			e.page, e.count = e.page+n/PageSize, e.count-n/PageSize
 		}
@@ -191,8 +204,8 @@ func (c *Capturer) copyUnit(u unit) error {
 	to := c.buf.bytes(u.to)
 	from := u.from
 	for len(to) > 0 {
-		local := []unix.Iovec{{Base: &to[0], Len: uint64(len(to))}}
-		n, err := unix.ProcessVMReadv(c.pid, local, from, 0)
+		local := []localRange{{Base: &to[0], Len: uint64(len(to))}}
+		n, err := c.readv(c.pid, local, from)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}

@@ -49,7 +49,10 @@ const (
 
 // scanArg is struct pm_scan_arg.
 type scanArg struct {
-	size, flags, start, end, walkEnd, vec, vecLen, maxPages   uint64
+	size, flags, start, end, walkEnd uint64
+
+	vec                                                       unsafe.Pointer
+	vecLen, maxPages                                          uint64
 	categoryInverted, categoryMask, categoryAny, returnedMask uint64
 }
 
@@ -116,22 +119,24 @@ func (s *scanner) scanFast(from, to int64) ([]extent, error) {
 	regions := make([]scanRegion, scanRegions)
 	arg := scanArg{
 		size: uint64(unsafe.Sizeof(scanArg{})),
-		vec:  uint64(uintptr(unsafe.Pointer(&regions[0]))), vecLen: scanRegions,
+		vec:  unsafe.Pointer(&regions[0]), vecLen: scanRegions,
 		// Present or swapped, and not of the file. The zero page is reported apart; in a mapping of a file it is
 		// dirty as well, since KSM may have put it where the guest wrote zeroes.
 		categoryInverted: scanFile, categoryMask: scanFile, categoryAny: scanPresent | scanSwapped,
 		returnedMask: scanZero,
 	}
 	end := s.address + uint64(to)*PageSize
-	for start := s.address + uint64(from)*PageSize; start < end; start = arg.walkEnd {
-		arg.start, arg.end = start, end
+	for start := s.address + uint64(from)*PageSize; start < end; {
+		arg.start, arg.end, arg.walkEnd = start, end, 0
 		n, _, errno := unix.Syscall(unix.SYS_IOCTL, s.pagemap.Fd(), pagemapScan, uintptr(unsafe.Pointer(&arg)))
 		if errno == unix.EINTR {
-			arg.walkEnd = start
 			continue
 		}
 		if errno != 0 {
 			return nil, fmt.Errorf("scan page map at %#x: %w", start, errno)
+		}
+		if n == 0 {
+			break
 		}
 		for _, r := range regions[:n] {
 			list = appendExtent(list, extent{
@@ -139,9 +144,9 @@ func (s *scanner) scanFast(from, to int64) ([]extent, error) {
 				zero: r.categories&scanZero != 0,
 			})
 		}
-		if arg.walkEnd <= start {
-			return nil, fmt.Errorf("scan page map at %#x: the kernel makes no progress", start)
-		}
+		// The kernel walks in steps of 512 regions and, when the last step reaches the end, leaves walk_end where the
+		// step before it ended (seen in Linux 6.18): going on from there would find pages twice.
+		start = max(arg.walkEnd, regions[n-1].end)
 	}
 	return list, nil
 }

@@ -187,13 +187,17 @@ var zeroPage [PageSize]byte
 
 func isZero(page []byte) bool { return bytes.Equal(page, zeroPage[:len(page)]) }
 
-// check finds out before a file is written that a snapshot fits it.
+// check finds out before a file is written that a snapshot is in order and fits it.
 func (s *Snapshot) check(size int64) error {
 	if s.size != size {
 		return fmt.Errorf("snapshot of %d bytes of memory does not fit a file for %d bytes", s.size, size)
 	}
-	if n := len(s.runs); n > 0 && (s.runs[0].page < 0 || s.runs[n-1].page+s.runs[n-1].count > size/PageSize) {
-		return fmt.Errorf("snapshot has a page beyond its %d bytes of memory", size)
+	var next int64
+	for _, r := range s.classified() {
+		if r.page < next || r.count <= 0 || r.page > size/PageSize-r.count {
+			return fmt.Errorf("snapshot has %d pages at page %d, behind page %d and of %d", r.count, r.page, next, size/PageSize)
+		}
+		next = r.page + r.count
 	}
 	return nil
 }
