@@ -182,7 +182,9 @@ func diskArguments(layers []machine.Layer) ([]string, error) {
 func layerNode(layer machine.Layer, name, below string, active bool) (blockNode, error) {
 	node := blockNode{
 		"driver": layer.Format, "node-name": name, "read-only": !active,
-		"file": blockNode{"driver": "file", "filename": layer.Path, "node-name": name + "-file", "read-only": !active},
+		// drop-cache=off: at the end of a load QEMU would throw the pages of every layer out of the page cache, which all
+		// machines share, and wait for those that are not written yet.
+		"file": blockNode{"driver": "file", "filename": layer.Path, "node-name": name + "-file", "read-only": !active, "drop-cache": false},
 	}
 	if active {
 		// What the guest discards is given back, in its own layer only.
