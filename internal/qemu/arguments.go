@@ -25,7 +25,9 @@ const (
 // consoleBytes is how much of the serial console is kept. A ring buffer wants a power of two.
 const consoleBytes = 64 << 10
 
-// tbSizeMiB is the size of TCG's translation cache. It only bounds growth; docs/engine.md has the measurements.
+// tbSizeMiB is the size of TCG's translation cache. Measured with the default image, QEMU 7.2, 512 MiB of guest RAM: boot
+// to a mounted disk takes 4.9 s with 8 MiB, 3.5 s with 16, 3.1 s with 32, 3.0 s with 64. The cache is touched as it fills: an
+// idle clone has 6 MiB of it whatever the size, a machine that booted and worked has all of it.
 const tbSizeMiB = 32
 
 // checkHardware refuses what the argument builder cannot express; each value becomes part of QEMU's arguments.
