@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -98,7 +99,7 @@ func (b *rootBuilder) take(path string, writable bool) error {
 
 func within(path, dir string) bool {
 	rel, err := filepath.Rel(dir, path)
-	return err == nil && rel != ".." && !(len(rel) > 2 && rel[:3] == "../")
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
 }
 
 // place attaches the copies. Sorted by need: trees were taken in an order in which no later one hides an earlier one
