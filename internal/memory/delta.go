@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -74,28 +75,37 @@ func WriteDelta(path string, s *Snapshot, base string) (info DeltaInfo, err erro
 	if err := reserve(f, 0, info.FileBytes); err != nil {
 		return info, err
 	}
-	// Hashing and writing go side by side: one of them waits for memory, the other for the file system.
 	sum := blake3.New(deltaTrailer, nil)
-	hashed := make(chan struct{})
-	go func() {
-		defer close(hashed)
-		_ = writeDelta(sum, info, runs) // a hash never fails
-	}()
-	out := bufio.NewWriterSize(f, 1<<20) // gathers short runs
-	err = writeDelta(out, info, runs)
-	<-hashed
-	if err != nil {
+	out := bufio.NewWriterSize(hashingWriter{f, sum}, deltaChunk)
+	if err := errors.Join(writeDelta(out, info, runs), out.Flush()); err != nil {
 		return info, err
 	}
 	digest := sum.Sum(nil)
 	info.BLAKE3 = hex.EncodeToString(digest)
-	if _, err := out.Write(digest); err != nil {
+	if _, err := f.Write(digest); err != nil {
 		return info, err
 	}
-	if err := errors.Join(out.Flush(), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		return info, err
 	}
 	return info, syncDir(path)
+}
+
+// hashingWriter hashes what it writes, both at the same time. It wants large pieces: the hash of single pages is eight
+// times slower.
+type hashingWriter struct {
+	io.Writer
+	sum hash.Hash
+}
+
+func (w hashingWriter) Write(p []byte) (int, error) {
+	hashed := make(chan struct{})
+	go func() {
+		w.sum.Write(p)
+		close(hashed)
+	}()
+	defer func() { <-hashed }()
+	return w.Writer.Write(p)
 }
 
 func deltaInfo(size int64, runs []run, base string) DeltaInfo {

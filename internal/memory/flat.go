@@ -171,15 +171,32 @@ func appendSpan(list []span, page, count int64) []span {
 // one go, writing is faster and a full disk is known early. For less, the call costs more than it saves.
 const reserveFrom = 256 << 10
 
-// prepare reserves space for data and makes the zero ranges read as zero, by holes where there is data.
-func (f *Flat) prepare(data, zero []span) error {
-	for _, s := range data {
+// reserveAll reserves space for spans of data. Small gaps between longer spans are reserved with them, since a call for
+// each would take longer than the copy; they go on to read as zeroes and to count as holes.
+func reserveAll(f *os.File, spans []span) error {
+	for i := 0; i < len(spans); i++ {
+		s := spans[i]
+		for i+1 < len(spans) {
+			next := spans[i+1]
+			if gap := next.start - s.end; gap*8 > min(s.end-s.start, reserveFrom)+next.end-next.start {
+				break
+			}
+			s.end, i = next.end, i+1
+		}
 		if s.end-s.start < reserveFrom {
 			continue
 		}
-		if err := reserve(f.file, s.start, s.end-s.start); err != nil {
+		if err := reserve(f, s.start, s.end-s.start); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// prepare reserves space for data and makes the zero ranges read as zero, by holes where there is data.
+func (f *Flat) prepare(data, zero []span) error {
+	if err := reserveAll(f.file, data); err != nil {
+		return err
 	}
 	next := int64(-1) // where data begins behind the last range looked at
 	for _, s := range zero {

@@ -2,13 +2,10 @@ package memory
 
 import (
 	"context"
+	"fmt"
 	"os"
-
-	"golang.org/x/sys/unix"
+	"runtime"
 )
-
-// copyStep bounds how long a copy goes on after its context has ended.
-const copyStep = 8 << 20
 
 // dataSpans lists where a file has data.
 func dataSpans(f *os.File, size int64) ([]span, error) {
@@ -27,6 +24,10 @@ func dataSpans(f *os.File, size int64) ([]span, error) {
 	return spans, nil
 }
 
+// copyChunk is what one worker copies at a time: it stays in the processor's cache between read and write, which makes
+// this as fast as copy_file_range or copying from a mapping.
+const copyChunk = 256 << 10
+
 // copyData copies what is not hole.
 func (f *Flat) copyData(ctx context.Context, from *os.File) error {
 	spans, err := dataSpans(from, f.size)
@@ -34,34 +35,35 @@ func (f *Flat) copyData(ctx context.Context, from *os.File) error {
 		return err
 	}
 	var need int64
+	var chunks []span
 	for _, s := range spans {
 		need += s.end - s.start
+		for at := s.start; at < s.end; at += copyChunk {
+			chunks = append(chunks, span{at, min(at+copyChunk, s.end)})
+		}
 	}
-	for _, s := range spans {
-		if err := reserve(f.file, s.start, s.end-s.start); err != nil {
+	if err := reserveAll(f.file, spans); err != nil {
+		return writeError(f.path, need, err)
+	}
+	workers := runtime.GOMAXPROCS(0)
+	buffers := make(chan []byte, workers)
+	for range workers {
+		buffers <- make([]byte, min(need, copyChunk))
+	}
+	return parallel(workers, len(chunks), func(i int) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		buf := <-buffers
+		defer func() { buffers <- buf }()
+		at := chunks[i].start
+		part := buf[:chunks[i].end-at]
+		if _, err := from.ReadAt(part, at); err != nil {
+			return fmt.Errorf("read %s at %d: %w", from.Name(), at, err)
+		}
+		if _, err := f.file.WriteAt(part, at); err != nil {
 			return writeError(f.path, need, err)
 		}
-	}
-	for _, s := range spans {
-		for at := s.start; at < s.end; at += copyStep {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if err := f.copySpan(from, at, min(at+copyStep, s.end)); err != nil {
-				return writeError(f.path, need, err)
-			}
-		}
-	}
-	return nil
-}
-
-// copySpan copies through a mapping: one copy instead of the two of read and write.
-func (f *Flat) copySpan(from *os.File, start, end int64) error {
-	data, err := unix.Mmap(int(from.Fd()), start, int(end-start), unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE)
-	if err != nil {
-		return err
-	}
-	defer unix.Munmap(data)
-	_, err = f.file.WriteAt(data, start)
-	return err
+		return nil
+	})
 }
