@@ -58,6 +58,14 @@ func withLock(ctx context.Context, dir string, f func() error) (err error) {
 	return f()
 }
 
+// sweep removes what a killed process left half made in dir. Called with the lock held.
+func sweep(dir string) {
+	old, _ := filepath.Glob(filepath.Join(dir, ".new-*")) // the pattern is valid
+	for _, path := range old {
+		os.RemoveAll(path) // what cannot be removed only takes space
+	}
+}
+
 // say writes one progress line; a nil writer is allowed.
 func say(progress io.Writer, format string, args ...any) {
 	if progress != nil {

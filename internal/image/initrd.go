@@ -18,7 +18,8 @@ import (
 // initrdFormat changes whenever the same kernel and agent give another archive.
 const initrdFormat = "vers initrd 1"
 
-// Initrd composes the initramfs of a kernel and an agent, and caches it. The digest names its content.
+// Initrd composes the initramfs of a kernel and an agent, and caches it under the digests of both. The
+// digest returned is that of the file's content.
 //
 //	/init               the agent
 //	/lib/modules/order  paths of modules, one a line, each after those it needs
@@ -30,10 +31,9 @@ func Initrd(ctx context.Context, dataDir string, kernel Kernel, agentPath string
 	if err != nil {
 		return "", "", fault.Unavailablef("cannot read the guest agent; vers-agent must lie beside versd: %w", err)
 	}
-	digest = digestStrings(initrdFormat, kernel.Digest, agent)
 	dir := filepath.Join(dataDir, "initrd")
-	file = filepath.Join(dir, digest+".img")
-	if _, err := os.Stat(file); err == nil {
+	file = filepath.Join(dir, digestStrings(initrdFormat, kernel.Digest, agent)+".img")
+	if digest, err := DigestFile(file); err == nil {
 		return file, digest, nil
 	}
 	if err := ctx.Err(); err != nil {
@@ -49,7 +49,8 @@ func Initrd(ctx context.Context, dataDir string, kernel Kernel, agentPath string
 	if err := writeDurable(file, data, 0o644); err != nil {
 		return "", "", fmt.Errorf("write the initramfs: %w", err)
 	}
-	return file, digest, nil
+	digest, err = DigestFile(file)
+	return file, digest, err
 }
 
 // composeInitrd gives the same bytes for the same input.

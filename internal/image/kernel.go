@@ -37,6 +37,7 @@ func PrepareKernel(ctx context.Context, dataDir string, progress io.Writer) (Ker
 		if _, err := OpenKernel(dataDir, DefaultKernel); err == nil {
 			return nil
 		}
+		sweep(kernels)
 		if err := makeKernel(ctx, kernels, DefaultKernel, progress); err != nil {
 			return fmt.Errorf("prepare kernel %s: %w", DefaultKernel, err)
 		}
