@@ -17,6 +17,12 @@ type Info struct {
 	AllocatedBytes int64
 }
 
+// Incompatible features in a version 3 header that no layer of ours may have.
+const (
+	incompatibleCorrupt  = 1 << 1
+	incompatibleDataFile = 1 << 2
+)
+
 // Stat reads the header of a disk file. Lengths in it are not trusted. A file without qcow2's magic is raw.
 func Stat(path string) (Info, error) {
 	f, err := os.Open(path)
@@ -50,7 +56,7 @@ func parseHeader(b []byte) (Info, error) {
 	if len(b) < 4 || be.Uint32(b) != magic {
 		return Info{Format: "raw"}, nil
 	}
-	if len(b) < 72 {
+	if len(b) < headerSizeV2 {
 		return Info{}, fmt.Errorf("qcow2 header is cut off after %d bytes", len(b))
 	}
 	version := be.Uint32(b[4:])
@@ -61,18 +67,28 @@ func parseHeader(b []byte) (Info, error) {
 	if info.VirtualSize < 0 {
 		return Info{}, fmt.Errorf("qcow2 virtual size %d is not possible", uint64(info.VirtualSize))
 	}
+	if version == 3 {
+		if len(b) < headerSize || be.Uint32(b[100:]) < headerSize {
+			return Info{}, errors.New("qcow2 header is shorter than version 3 demands")
+		}
+		if features := be.Uint64(b[72:]); features&(incompatibleCorrupt|incompatibleDataFile) != 0 {
+			return Info{}, fmt.Errorf("qcow2 features %#x are not for us: the file is marked corrupt (%#x) or keeps its data in another file (%#x)",
+				features, incompatibleCorrupt, incompatibleDataFile)
+		}
+	}
 	offset, length := be.Uint64(b[8:]), uint64(be.Uint32(b[16:]))
 	if offset == 0 {
 		return info, nil
 	}
-	if length > 1023 || offset > uint64(len(b)) || length > uint64(len(b))-offset {
+	if length > maxBackingName || offset > uint64(len(b)) || length > uint64(len(b))-offset {
 		return Info{}, fmt.Errorf("the backing file's name (%d bytes at %d) lies outside of the header", length, offset)
 	}
 	info.Backing = string(b[offset : offset+length])
-	if version == 2 || len(b) < headerSize {
-		return info, nil
+	at := uint64(headerSizeV2)
+	if version == 3 {
+		at = uint64(be.Uint32(b[100:]))
 	}
-	for at := uint64(be.Uint32(b[100:])); at+8 <= offset; {
+	for at+8 <= offset {
 		kind, size := be.Uint32(b[at:]), uint64(be.Uint32(b[at+4:]))
 		if kind == 0 {
 			break

@@ -178,7 +178,7 @@ func reserveAll(f *os.File, spans []span) error {
 		s := spans[i]
 		for i+1 < len(spans) {
 			next := spans[i+1]
-			if gap := next.start - s.end; gap*8 > min(s.end-s.start, reserveFrom)+next.end-next.start {
+			if gap := next.start - s.end; gap*8 > min(s.end-s.start, reserveFrom)+min(next.end-next.start, reserveFrom) {
 				break
 			}
 			s.end, i = next.end, i+1
