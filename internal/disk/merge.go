@@ -53,7 +53,7 @@ func Merge(ctx context.Context, dst string, layers []string, base, baseFormat st
 	}
 	defer func() {
 		if err != nil {
-			os.Remove(temp)
+			_ = os.Remove(temp)
 			err = writeError("merge layers into", dst, "", err)
 		}
 	}()

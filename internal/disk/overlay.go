@@ -48,7 +48,7 @@ func CreateOverlay(path string, size int64, backing, backingFormat string) (err 
 			err = closeErr
 		}
 		if err != nil {
-			os.Remove(path)
+			_ = os.Remove(path)
 			err = writeError("create overlay", path, "", err)
 		}
 	}()

@@ -110,13 +110,13 @@ func BenchmarkZeroCheck(b *testing.B) {
 func benchDir(b *testing.B) string {
 	dir, err := os.MkdirTemp(os.Getenv("VERS_BENCH_DIR"), "vers-bench-")
 	must(b, err)
-	b.Cleanup(func() { os.RemoveAll(dir) })
+	b.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir
 }
 
 // mixedSnapshot is what a booted guest looks like: runs of 1 to 64 pages with small gaps.
-func mixedSnapshot(b *testing.B, dir string, size, bytes int64) (*Snapshot, string) {
-	s := &Snapshot{size: size, buf: &buffer{}}
+func mixedSnapshot(b *testing.B, dir string, bytes int64) (*Snapshot, string) {
+	s := &Snapshot{size: 2 << 30, buf: &buffer{}}
 	must(b, s.buf.reserve(bytes, 2))
 	for page, n := int64(0), int64(1); s.pages < bytes/PageSize; n = n%64 + 1 {
 		p := s.buf.take(n * PageSize)
@@ -130,7 +130,7 @@ func mixedSnapshot(b *testing.B, dir string, size, bytes int64) (*Snapshot, stri
 	}
 	b.Cleanup(s.Release)
 	base := filepath.Join(dir, "base.ram")
-	newFlat(b, base, "", size, s)
+	newFlat(b, base, "", s.size, s)
 	return s, base
 }
 
@@ -143,7 +143,7 @@ func BenchmarkFlatFromBase(b *testing.B) {
 	for _, c := range fileSizes {
 		b.Run(c.name, func(b *testing.B) {
 			dir := benchDir(b)
-			_, base := mixedSnapshot(b, dir, 2<<30, c.data)
+			_, base := mixedSnapshot(b, dir, c.data)
 			b.SetBytes(c.data)
 			best := newBest(b)
 			for range b.N {
@@ -161,7 +161,7 @@ func BenchmarkFlatApply(b *testing.B) {
 	for _, c := range fileSizes {
 		b.Run(c.name, func(b *testing.B) {
 			dir := benchDir(b)
-			s, _ := mixedSnapshot(b, dir, 2<<30, c.data)
+			s, _ := mixedSnapshot(b, dir, c.data)
 			b.SetBytes(c.data)
 			best := newBest(b)
 			for range b.N {
@@ -181,7 +181,7 @@ func BenchmarkDeltaWrite(b *testing.B) {
 	for _, c := range fileSizes {
 		b.Run(c.name, func(b *testing.B) {
 			dir := benchDir(b)
-			s, _ := mixedSnapshot(b, dir, 2<<30, c.data)
+			s, _ := mixedSnapshot(b, dir, c.data)
 			path := filepath.Join(dir, "delta")
 			b.SetBytes(c.data)
 			best := newBest(b)
@@ -200,7 +200,7 @@ func BenchmarkDeltaRebuild(b *testing.B) {
 	for _, c := range fileSizes {
 		b.Run(c.name, func(b *testing.B) {
 			dir := benchDir(b)
-			s, _ := mixedSnapshot(b, dir, 2<<30, c.data)
+			s, _ := mixedSnapshot(b, dir, c.data)
 			path, flat := filepath.Join(dir, "delta"), filepath.Join(dir, "flat")
 			_, err := WriteDelta(path, s, "")
 			must(b, err)

@@ -115,10 +115,10 @@ func (c *Capturer) Close() {
 		c.scan.close()
 	}
 	if c.mem != nil {
-		c.mem.Close()
+		_ = c.mem.Close()
 	}
 	if c.pidfd >= 0 {
-		unix.Close(c.pidfd)
+		_ = unix.Close(c.pidfd)
 		c.pidfd = -1
 	}
 	if c.buf != nil {

@@ -233,13 +233,13 @@ func TestCapturePartialReads(t *testing.T) {
 	must(t, err)
 	defer capturer.Close()
 	defer c.stop()()
-	real, calls := capturer.readv, 0
+	readv, calls := capturer.readv, 0
 	capturer.workers = 1
 	capturer.readv = func(pid int, local []localRange, remote []remoteRange) (int, error) {
 		calls++
 		local = []localRange{local[0]}
 		local[0].Len = min(local[0].Len, 5000)
-		return real(pid, local, remote)
+		return readv(pid, local, remote)
 	}
 	s, err := capturer.Copy(context.Background())
 	must(t, err)
@@ -273,7 +273,7 @@ func TestCaptureOfDeadProcess(t *testing.T) {
 	capturer, err := Prepare(c.pid, c.address, c.size)
 	must(t, err)
 	defer capturer.Close()
-	c.in.Close()
+	must(t, c.in.Close())
 	for c.out.Size() > 0 { // its end of output is its end
 		if _, err := c.out.ReadByte(); err != nil {
 			break
@@ -361,7 +361,7 @@ func TestNewSnapshot(t *testing.T) {
 		t.Errorf("order %v", order)
 	}
 	stop := errors.New("stop")
-	if err := s.Range(func(int64, []byte) error { return stop }); err != stop {
+	if err := s.Range(func(int64, []byte) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("%v", err)
 	}
 }

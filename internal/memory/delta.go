@@ -67,8 +67,8 @@ func WriteDelta(path string, s *Snapshot, base string) (info DeltaInfo, err erro
 	}
 	defer func() {
 		if err != nil {
-			f.Close()
-			os.Remove(path)
+			_ = f.Close()
+			_ = os.Remove(path)
 			err = writeError(path, info.FileBytes, err)
 		}
 	}()

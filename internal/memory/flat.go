@@ -19,11 +19,10 @@ import (
 //	flat.Apply(snapshot)
 //	flat.Finish()
 type Flat struct {
-	path string // when finished
-	temp string // until then
-	file *os.File
+	path string   // when finished
+	temp string   // until then
+	file *os.File // nil when finished or aborted
 	size int64
-	done bool
 }
 
 // NewFlat begins the file path with the content of another flat file, base, or with zeroes if base is "". size is the
@@ -266,7 +265,7 @@ func (f *Flat) Finish() error {
 		return err
 	}
 	err := f.file.Close()
-	f.file, f.done = nil, true
+	f.file = nil
 	if err != nil {
 		return writeError(f.path, 0, err)
 	}
@@ -278,7 +277,7 @@ func (f *Flat) Abort() {
 	if f == nil || f.file == nil {
 		return
 	}
-	f.file.Close()
+	_ = f.file.Close()
 	f.file = nil
-	os.Remove(f.temp)
+	_ = os.Remove(f.temp)
 }

@@ -76,7 +76,7 @@ func newScanner(pid int, address uintptr, size int64) (*scanner, error) {
 	return &scanner{pagemap: f, address: uint64(address), pages: size / PageSize}, nil
 }
 
-func (s *scanner) close() { s.pagemap.Close() }
+func (s *scanner) close() { _ = s.pagemap.Close() }
 
 // scanChunk is how many pages one worker scans at a time: 64 MiB.
 const scanChunk = 64 << 20 / PageSize
