@@ -157,24 +157,15 @@ func stageKernel(ctx context.Context, tree, stage, release string) error {
 }
 
 // plainModule is the path of a module without the suffix of its compression.
-func plainModule(path string) string {
-	return strings.TrimSuffix(strings.TrimSuffix(path, ".xz"), ".zst")
-}
+func plainModule(path string) string { return strings.TrimSuffix(path, ".xz") }
 
 // decompressModule makes sure that the uncompressed form lies beside a module (Debian 13 compresses them).
 func decompressModule(ctx context.Context, path string) (string, error) {
-	plain := plainModule(path)
-	var tool string
-	switch filepath.Ext(path) {
-	case ".xz":
-		tool = "xz"
-	case ".zst":
-		tool = "zstd"
-	default:
+	if plainModule(path) == path {
 		return path, nil
 	}
-	_, err := run(ctx, exec.CommandContext(ctx, tool, "-d", "-k", "-f", "-q", path))
-	return plain, err
+	_, err := run(ctx, exec.CommandContext(ctx, "xz", "-d", "-k", "-f", "-q", path))
+	return plainModule(path), err
 }
 
 // copyFile copies a file, made durable, with the directories it needs.

@@ -29,19 +29,12 @@ type moduleTree struct {
 // moduleName is the kernel's name of a module file: virtio-rng.ko and virtio_rng are the same module.
 func moduleName(file string) string {
 	name := filepath.Base(file)
-	for _, suffix := range []string{".xz", ".zst", ".gz", ".ko"} {
-		name = strings.TrimSuffix(name, suffix)
-	}
+	name = strings.TrimSuffix(strings.TrimSuffix(name, ".xz"), ".ko")
 	return strings.ReplaceAll(name, "-", "_")
 }
 
 func isModule(file string) bool {
-	for _, suffix := range []string{".ko", ".ko.xz", ".ko.zst", ".ko.gz"} {
-		if strings.HasSuffix(file, suffix) {
-			return true
-		}
-	}
-	return false
+	return strings.HasSuffix(file, ".ko") || strings.HasSuffix(file, ".ko.xz")
 }
 
 // openModuleTree lists the modules below dir and those built into the kernel.
