@@ -85,6 +85,16 @@ func (m *Manager) adopt(ctx context.Context, v *vm) error {
 	}
 	v.markBooted()
 	m.watch(v)
+	if r.State == string(StateRunning) {
+		m.background.Go(func() {
+			// The earlier versd's connections are dead, the agent does not know: commands would wait for their reader.
+			ctx, cancel := context.WithTimeout(m.life, m.ReadyLimit)
+			defer cancel()
+			if err := v.guest.TakeOver(ctx); err != nil && m.life.Err() == nil {
+				m.Logger.Warn("the agent of an adopted VM does not answer", "vm", r.ID, "error", err)
+			}
+		})
+	}
 	m.Logger.Info("adopted", "vm", r.ID, "state", r.State)
 	return nil
 }

@@ -104,7 +104,7 @@ func (m *Manager) Resize(ctx context.Context, c Caller, vmID string, fsSizeMiB i
 	if err := m.update(ctx, v, func(r *VM) { r.Config = want }); err != nil {
 		return err
 	}
-	if err := v.guest.GrowRoot(ctx); err != nil {
+	if err := v.guest.GrowRootTo(ctx, fsSizeMiB<<20); err != nil {
 		return fmt.Errorf("the disk of VM %s has grown, its file system not: %w", vmID, err)
 	}
 	return nil

@@ -186,9 +186,13 @@ func layerNode(layer machine.Layer, name, below string, active bool) (blockNode,
 		"driver": layer.Format, "node-name": name, "read-only": !active,
 		// drop-cache=off: at the end of a load QEMU would throw the pages of every layer out of the page cache, which all
 		// machines share, and wait for those that are not written yet.
-		"file": blockNode{"driver": "file", "filename": layer.Path, "node-name": name + "-file", "read-only": !active, "drop-cache": false},
+		"file": blockNode{"driver": "file", "filename": layer.Path, "node-name": fileNode(name), "read-only": !active, "drop-cache": false},
 	}
 	if active {
+		// Open for writing exactly as long as something writes: once the layer is frozen, QEMU may not do so any more,
+		// and later captures look at it again.
+		delete(node["file"].(blockNode), "read-only")
+		node["file"].(blockNode)["auto-read-only"] = true
 		// What the guest discards is given back, in its own layer only.
 		node["discard"] = "unmap"
 		node["file"].(blockNode)["discard"] = "unmap"
