@@ -32,7 +32,8 @@ test:
 	@scripts/test
 
 bench: deps build
-	@CGO_ENABLED=0 $(GO) run ./bench $(if $(QUICK),-quick)
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/bench ./bench
+	@bin/bench $(if $(QUICK),-quick)
 
 lint:
 	@scripts/lint

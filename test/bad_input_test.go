@@ -48,7 +48,7 @@ func TestBadInput(t *testing.T) {
 		{`vers commit delete ` + commit, 4, "app:latest"},
 		{`vers status --format xml`, 5, "json"},
 		{`cd "$(mktemp -d)" && vers commit`, 3, "HEAD"},
-		{`VERS_URL=http://127.0.0.1:9 vers status`, 1, "127.0.0.1:9"},
+		{`VERS_API_KEY=any VERS_URL=http://127.0.0.1:9 vers status`, 1, "127.0.0.1:9"},
 		{`VERS_URL=localhost vers status`, 5, "http"},
 	} {
 		r := u.try(c.line)
@@ -116,7 +116,7 @@ func TestFullDisk(t *testing.T) {
 	must(t, os.Mkdir(mountPoint, 0o711))
 	must(t, os.Chmod(dir, 0o711))
 	must(t, os.Chmod(filepath.Dir(dir), 0o711))
-	sh(t, "truncate -s 3G "+image+" && mke2fs -q -F -m 0 "+image+" && mount -o loop "+image+" "+mountPoint)
+	sh(t, "truncate -s 3G "+image+" && mke2fs -q -F -t ext4 -m 0 "+image+" && mount -o loop "+image+" "+mountPoint)
 	t.Cleanup(func() { sh(t, "umount "+mountPoint) })
 	base, err := os.MkdirTemp("/var/tmp", "vers-test.")
 	must(t, err)

@@ -106,7 +106,7 @@ func accelerator() string {
 	return "auto"
 }
 
-// linkTree gives dst the files of src as hard links; versd never writes to them.
+// linkTree gives dst the files of src, as hard links where it can; versd never writes to them.
 func linkTree(src, dst string) error {
 	return filepath.WalkDir(src, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -123,7 +123,14 @@ func linkTree(src, dst string) error {
 		if !d.Type().IsRegular() || strings.HasSuffix(path, ".lock") {
 			return nil
 		}
-		return os.Link(path, target)
+		if os.Link(path, target) == nil {
+			return nil
+		}
+		out, err := exec.Command("cp", "--sparse=always", path, target).CombinedOutput() // another file system
+		if err != nil {
+			return fmt.Errorf("copy %s: %w: %s", path, err, out)
+		}
+		return nil
 	})
 }
 

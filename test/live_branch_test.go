@@ -2,6 +2,8 @@ package test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -9,12 +11,31 @@ import (
 
 // counter writes one rising number to memory (tmpfs) and then to disk (synchronous writes), over and over. At every
 // instant memory is equal to disk or one ahead.
-const counter = `nohup setsid bash -c 'exec 3>>/root/disk.log; n=0; while :; do n=$((n+1)); echo $n > /dev/shm/memory; echo $n >> /root/disk.log; sync -d /root/disk.log; done' >/dev/null 2>&1 </dev/null &
+const counter = `cat > /root/count.sh <<'END'
+echo $$ > /dev/shm/pid
+n=0
+while :; do
+  n=$((n+1))
+  echo $n > /dev/shm/memory
+  echo $n >> /root/disk.log
+  sync -d /root/disk.log
+done
+END
+setsid bash /root/count.sh >/dev/null 2>&1 </dev/null &
 until [ -s /root/disk.log ]; do sleep 0.1; done`
 
-// inspect prints, for a branched machine: identity, the counter in memory, and the log on disk after the page cache is
-// dropped, so that it is read from the virtual disk.
-const inspect = `cat /etc/machine-id; hostname; head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n'; echo; cat /proc/sys/kernel/random/boot_id; cat /var/run/vers/identity.json 2>/dev/null | tr -d '\n'; echo`
+// inspect prints, for a branched machine: the counter in memory, the last number and the wholeness of the log on disk,
+// read after the page cache is dropped so that it comes from the virtual disk, and the identity. The writer is stopped
+// first; every child goes on from the same number, some got further than others.
+const inspect = `kill -STOP $(cat /dev/shm/pid)
+cat /dev/shm/memory
+echo 3 > /proc/sys/vm/drop_caches
+tail -1 /root/disk.log
+awk 'NR != $1 {print "gap at " NR; exit 1}' /root/disk.log && echo whole
+cat /etc/machine-id
+hostname
+od -An -tx1 -N16 /dev/urandom
+cat /proc/sys/kernel/random/boot_id`
 
 // TestLiveBranch branches a machine that writes: memory and disk of all children agree with each other and with one
 // instant of the parent, all go on independently, and each has an identity of its own.
@@ -22,7 +43,9 @@ func TestLiveBranch(t *testing.T) {
 	const count = 10
 	u := newUser(t, shared)
 	u.run(`vers run --vm-alias parent --mem-size 256 --wait`)
-	u.run("vers execute parent '" + strings.ReplaceAll(counter, "'", `'\''`) + "'")
+	must(t, os.WriteFile(filepath.Join(u.dir, "counter"), []byte(counter), 0o600))
+	must(t, os.WriteFile(filepath.Join(u.dir, "inspect"), []byte(inspect), 0o600))
+	u.run(`vers execute parent "$(cat counter)"`)
 
 	var branch struct {
 		NewIDs []string `json:"new_ids"`
@@ -31,12 +54,10 @@ func TestLiveBranch(t *testing.T) {
 	if len(branch.NewIDs) != count {
 		t.Fatalf("%d children, want %d", len(branch.NewIDs), count)
 	}
-	// Stop the writers first thing, so that what is compared is close to the instant of the branch; what matters is
-	// that every child continues from the same number.
 	identities := map[string]map[string]bool{"machine-id": {}, "hostname": {}, "random": {}, "boot id": {}}
 	first := make([]int, 0, count)
 	for _, id := range branch.NewIDs {
-		out := u.run("vers execute " + id + ` 'pkill -STOP -f disk.log; cat /dev/shm/memory; echo 3 > /proc/sys/vm/drop_caches; tail -1 /root/disk.log; awk "NR != \$1 {print \"gap at \" NR; exit 1}" /root/disk.log && echo whole; ` + inspect + `'`)
+		out := u.run("vers execute " + id + ` "$(cat inspect)"`)
 		lines := strings.Split(out, "\n")
 		if len(lines) < 7 {
 			t.Fatalf("child %s answers:\n%s", id, out)

@@ -224,3 +224,15 @@ func (d *Daemon) Close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// Manager is for programs that measure: it does what the API does, without HTTP between.
+func (d *Daemon) Manager() *machine.Manager { return d.manager }
+
+// LocalCaller is on whose behalf local users act.
+func (d *Daemon) LocalCaller(ctx context.Context) (machine.Caller, error) {
+	organisations, err := d.catalog.Organisations(ctx)
+	if err != nil {
+		return machine.Caller{}, err
+	}
+	return machine.Caller{OrgID: organisations[0].ID, KeyID: organisations[0].ID}, nil
+}

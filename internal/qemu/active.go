@@ -3,6 +3,7 @@ package qemu
 import (
 	"context"
 	"fmt"
+	"os"
 )
 
 // ActiveLayer implements machine.DiskReporter: the path of the file that the guest's disk writes go to. After a crash of
@@ -29,3 +30,12 @@ func (i *Instance) ActiveLayer(ctx context.Context) (string, error) {
 
 // fileNode names the node of the file below a layer's node.
 func fileNode(layer string) string { return layer + "-file" }
+
+// ExecuteFD is Execute with a file that QEMU receives a copy of: for measurements.
+func (i *Instance) ExecuteFD(ctx context.Context, command string, arguments any, file *os.File) error {
+	q, err := i.monitor(ctx)
+	if err != nil {
+		return err
+	}
+	return q.ExecuteFD(ctx, command, arguments, file)
+}
