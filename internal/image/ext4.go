@@ -43,7 +43,9 @@ extract() {
 // mountScript mounts the image $1 on $2 and extracts the archive $3. It runs in a mount namespace of its own: when it
 // ends, in whatever way, the mount is gone, and with it the loop device.
 const mountScript = extractFunction + `mount -o loop,noatime -t ext4 "$1" "$2" || exit 42
+trap 'umount "$2"' EXIT
 extract "$3" "$2"
+trap - EXIT
 umount "$2"`
 
 // treeScript extracts the archive $2 into the empty directory $3 and makes the file system $1 from it. The other

@@ -1,0 +1,12 @@
+package image
+
+// For tests in package image_test, which may use imagetest where tests in here could not.
+var (
+	NewCpioWriter = newCpioWriter
+	ModuleDepends = moduleDepends
+	ModuleName    = moduleName
+	GuestModules  = guestModules
+	TarToExt4     = tarToExt4
+	FillByTree    = fillByTree
+	WithLock      = withLock
+)
