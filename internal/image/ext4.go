@@ -40,8 +40,8 @@ extract() {
 }
 `
 
-// mountScript mounts the image $1 on $2 and extracts the archive $3. It runs in a mount namespace of its own: when it
-// ends, in whatever way, the mount is gone, and with it the loop device.
+// mountScript mounts the image $1 on $2 and extracts the archive $3. When the mount goes,
+// the loop device goes with it.
 const mountScript = extractFunction + `mount -o loop,noatime -t ext4 "$1" "$2" || exit 42
 trap 'umount "$2"' EXIT
 extract "$3" "$2"
@@ -116,11 +116,9 @@ func fillByMount(ctx context.Context, archive, path string) error {
 		return err
 	}
 	defer os.Remove(mountPoint) // never RemoveAll: should it still be mounted, its content must stay
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", mountScript, "sh", path, mountPoint, archive)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-	killGroup(cmd)
-	_, err = run(ctx, cmd)
-	return err
+	return runPrivate(ctx, func() *exec.Cmd {
+		return exec.CommandContext(ctx, "/bin/sh", "-c", mountScript, "sh", path, mountPoint, archive)
+	})
 }
 
 // fillByTree needs no loop device, and without root only a user namespace with a range of subordinate ids, so that
@@ -149,6 +147,21 @@ func fillByTree(ctx context.Context, archive, path string) error {
 		return err
 	}
 	return nil
+}
+
+// runPrivate runs a command in a mount namespace of its own if it can: its mounts then end with it, however it ends.
+// Without root, and below a chroot whose / is no mount point, it cannot; then the command itself must undo its mounts.
+func runPrivate(ctx context.Context, command func() *exec.Cmd) error {
+	cmd := command()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	killGroup(cmd)
+	_, err := run(ctx, cmd)
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EINVAL) { // it was not started
+		cmd = command()
+		killGroup(cmd)
+		_, err = run(ctx, cmd)
+	}
+	return err
 }
 
 // killGroup puts a command into its own process group and ends the whole group when its context ends.

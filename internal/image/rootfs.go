@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"vers/images"
 	"vers/internal/fault"
@@ -150,14 +149,11 @@ func bootstrap(ctx context.Context, name, work, archive string) error {
 	}
 	args = append(args, suite, archive)
 	args = append(args, hostArchives("/etc/apt").lines()...)
-	cmd := exec.CommandContext(ctx, "mmdebstrap", args...)
-	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH="+sourceDate, "TMPDIR="+work, "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive")
-	if os.Geteuid() == 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS} // its mounts end with it
-	}
-	killGroup(cmd)
-	_, err = run(ctx, cmd)
-	return err
+	return runPrivate(ctx, func() *exec.Cmd {
+		cmd := exec.CommandContext(ctx, "mmdebstrap", args...)
+		cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH="+sourceDate, "TMPDIR="+work, "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive")
+		return cmd
+	})
 }
 
 // readPackages reads the package list of an image's definition.
