@@ -154,7 +154,7 @@ func benchBranch(ctx context.Context, l *lab, r *report, params map[string]strin
 	if err := l.exec(ctx, source.ID, "yes more | head -c 4M > /dev/shm/more"); err != nil {
 		return err
 	}
-	var pause, answers, returned, durable, first samples
+	var prepared, pause, mapped, answers, returned, durable, first samples
 	for range n {
 		tctx, m := watched(ctx)
 		vms, _, timing, err := l.m.Branch(tctx, l.caller, source.ID, machine.BranchRequest{Count: 1})
@@ -162,7 +162,9 @@ func benchBranch(ctx context.Context, l *lab, r *report, params map[string]strin
 			return err
 		}
 		returned.add(time.Since(m.began))
+		prepared.add(m.first[machine.MomentPaused])
 		pause.add(timing.Paused)
+		mapped.add(m.first[machine.MomentMapped])
 		answers.add(m.first[machine.MomentAnswers])
 		durable.add(m.last[machine.MomentDurable])
 		if err := l.exec(ctx, vms[0].ID, "true"); err != nil {
@@ -174,6 +176,8 @@ func benchBranch(ctx context.Context, l *lab, r *report, params map[string]strin
 		}
 	}
 	r.compare("live branch, 4 MB dirty: source pause", "ms", params, pause, "savevm", own.savevm)
+	r.add("live branch, 4 MB dirty: prepared, pause begins", "ms", params, prepared)
+	r.add("live branch, 4 MB dirty: flat file complete", "ms", params, mapped)
 	r.add("live branch, 4 MB dirty: child answers TCP", "ms", params, answers)
 	r.add("live branch, 4 MB dirty: commit durable", "ms", params, durable)
 	r.add("live branch, 4 MB dirty: API return", "ms", params, returned)

@@ -14,58 +14,62 @@ import (
 
 // Draft is a commit in the making. Nothing of it is visible until Write has returned. The order is
 //
-//	Begin          before the pause: the flat file is begun from its base
-//	ApplyMemory    after the pause: the flat file is complete and has its name, children may map and load it
-//	Write          everything on stable storage, then the catalogue row: acknowledged from here on
-//	Abort          on every failing path; harmless after Write
+//	Begin      before the pause
+//	BuildFlat  after the pause, if VMs are to be started from it at once; else its flat file is made when it is needed
+//	Write      everything on stable storage, then the catalogue row: acknowledged from here on
+//	Abort      on every failing path; harmless after Write
 type Draft struct {
 	ID string
 
 	store   *Store
 	gid     int
-	base    string // commit whose flat file this one began as
-	flat    *memory.Flat
-	release []func()
-	named   bool // the flat file has its final name
+	base    string // commit that the memory stands on; "" zeroes
+	size    int64
+	flat    bool // the flat file exists
 	written bool
+	release []func()
 }
 
 // Begin starts commit id of a VM whose memory stands on commit base ("" zeroes) and whose RAM has size bytes. gid is the
 // organisation's group.
 func (s *Store) Begin(ctx context.Context, id, base string, size int64, gid int) (*Draft, error) {
-	d := &Draft{ID: id, store: s, gid: gid, base: base}
+	d := &Draft{ID: id, store: s, gid: gid, base: base, size: size}
 	d.release = append(d.release, s.Hold())
-	basePath := ""
 	if base != "" {
-		path, release, err := s.Flat(ctx, base)
+		_, release, err := s.Flat(ctx, base)
 		if err != nil {
 			d.Abort()
 			return nil, err
 		}
 		d.release = append(d.release, release)
-		basePath = path
-	}
-	var err error
-	if d.flat, err = memory.NewFlat(ctx, s.FlatPath(id), basePath, size); err != nil {
-		d.Abort()
-		return nil, err
-	}
-	if err := s.share(d.flat.Path(), gid); err != nil {
-		d.Abort()
-		return nil, err
 	}
 	return d, nil
 }
 
-// ApplyMemory writes the captured pages to the flat file and gives it its name, Store.FlatPath.
-func (d *Draft) ApplyMemory(s *memory.Snapshot) error {
-	if err := d.flat.Apply(s); err != nil {
+func (d *Draft) basePath() string {
+	if d.base == "" {
+		return ""
+	}
+	return d.store.FlatPath(d.base)
+}
+
+// BuildFlat makes the flat file, Store.FlatPath, from its base and the captured pages.
+func (d *Draft) BuildFlat(ctx context.Context, s *memory.Snapshot) error {
+	flat, err := memory.NewFlat(ctx, d.store.FlatPath(d.ID), d.basePath(), d.size)
+	if err != nil {
 		return err
 	}
-	if err := d.flat.Finish(); err != nil {
+	defer flat.Abort()
+	if err := flat.Apply(s); err != nil {
 		return err
 	}
-	d.named = true
+	if err := d.store.share(flat.Path(), d.gid); err != nil {
+		return err
+	}
+	if err := flat.Finish(); err != nil {
+		return err
+	}
+	d.flat = true
 	return nil
 }
 
@@ -88,12 +92,8 @@ func (d *Draft) Write(ctx context.Context, r Record, s *memory.Snapshot, deviceS
 	m := r.Manifest
 	m.Version, m.CommitID, m.CreatedAt, m.MemoryBase = ManifestVersion, d.ID, c.CreatedAt, d.base
 
-	basePath := ""
-	if d.base != "" {
-		basePath = d.store.FlatPath(d.base)
-	}
 	var err error
-	if m.Memory, err = memory.WriteDelta(temp+"/memory.delta", s, basePath); err != nil {
+	if m.Memory, err = memory.WriteDelta(temp+"/memory.delta", s, d.basePath()); err != nil {
 		return c, err
 	}
 	if err := os.Rename(deviceState, temp+"/device.state"); err != nil {
@@ -127,7 +127,7 @@ func (d *Draft) Write(ctx context.Context, r Record, s *memory.Snapshot, deviceS
 		return c, err
 	}
 	c.MemoryBase, c.Durable = d.base, true
-	if err := d.store.publish(ctx, c); err != nil {
+	if err := d.publish(ctx, c); err != nil {
 		os.RemoveAll(final)
 		return c, err
 	}
@@ -137,23 +137,20 @@ func (d *Draft) Write(ctx context.Context, r Record, s *memory.Snapshot, deviceS
 }
 
 // publish writes the rows that make a commit visible.
-func (s *Store) publish(ctx context.Context, c catalog.Commit) error {
-	return s.catalog.InTx(ctx, func(tx *catalog.Tx) error {
-		if err := tx.InsertCommit(ctx, c); err != nil {
+func (d *Draft) publish(ctx context.Context, c catalog.Commit) error {
+	return d.store.catalog.InTx(ctx, func(tx *catalog.Tx) error {
+		if err := tx.InsertCommit(ctx, c); err != nil || !d.flat {
 			return err
 		}
-		return tx.PutFlat(ctx, catalog.Flat{CommitID: c.ID, BootID: s.bootID, UsedAt: time.Now()})
+		return tx.PutFlat(ctx, catalog.Flat{CommitID: c.ID, BootID: d.store.bootID, UsedAt: time.Now()})
 	})
 }
 
 // Abort removes what was made, unless Write succeeded.
 func (d *Draft) Abort() {
-	if !d.written && d.flat != nil {
-		d.flat.Abort()
-		if d.named {
-			os.Remove(d.store.FlatPath(d.ID))
-		}
-		d.flat = nil
+	if d.flat && !d.written {
+		os.Remove(d.store.FlatPath(d.ID))
+		d.flat = false
 	}
 	d.done()
 }

@@ -23,7 +23,7 @@ type taken struct {
 }
 
 // capture takes the state of a running or paused VM under the id of a commit to be. When it returns, the VM runs on
-// (unless keepPaused), the flat file is complete, and nothing is durable yet. The caller holds op.
+// (unless keepPaused), and nothing is durable yet. The caller holds op, and releases or aborts what it gets.
 func (m *Manager) capture(ctx context.Context, v *vm, commitID string, keepPaused bool) (_ *taken, err error) {
 	var undo undo
 	defer func() { undo.run(&err) }()
@@ -69,10 +69,6 @@ func (m *Manager) capture(ctx context.Context, v *vm, commitID string, keepPause
 	if err != nil {
 		return nil, err
 	}
-	if err := t.draft.ApplyMemory(t.capture.Memory); err != nil {
-		return nil, err
-	}
-	trace(ctx, r.ID, MomentMapped)
 	t.record, err = m.describe(r, spec, commitID)
 	return t, err
 }
@@ -113,21 +109,18 @@ func (m *Manager) describe(r VM, spec Spec, commitID string) (commit.Record, err
 	}, nil
 }
 
-// write makes the commit durable and visible.
+// release returns the captured pages, once nobody reads them any more.
+func (t *taken) release() { t.capture.Memory.Release() }
+
+// write makes the commit durable and visible. On error nothing of it stays, but the captured pages until release.
 func (t *taken) write(ctx context.Context) (Commit, error) {
-	defer t.capture.Memory.Release()
 	c, err := t.draft.Write(ctx, t.record, t.capture.Memory, t.deviceState)
 	if err != nil {
-		t.abort()
+		t.draft.Abort()
+		os.Remove(t.deviceState)
 		return c, fmt.Errorf("write commit %s: %w", t.draft.ID, err)
 	}
 	trace(ctx, c.ParentVM, MomentDurable)
-	t.m.background.Go(func() {
-		// Not needed for durability: an unsynced flat file is made again after a power cut.
-		if err := t.m.Commits.SyncFlat(t.m.life, c.ID); err != nil && !fault.Is(err, fault.NotFound) && t.m.life.Err() == nil {
-			t.m.Logger.Warn("flat file not synced", "commit", c.ID, "error", err)
-		}
-	})
 	return c, nil
 }
 
@@ -138,9 +131,39 @@ func (t *taken) manifest() commit.Manifest {
 	return m
 }
 
+// keepFlat makes the flat file of a commit in the background, so that its first restore need not wait for it, and syncs
+// it when the disk has nothing better to do: that is not needed for durability, an unsynced flat file is made again after
+// a power cut.
+func (m *Manager) keepFlat(id string) {
+	m.background.Go(func() {
+		path, release, err := m.Commits.Flat(m.life, id)
+		if err != nil {
+			if m.life.Err() == nil && !fault.Is(err, fault.NotFound) {
+				m.Logger.Warn("flat file not made yet", "commit", id, "error", err)
+			}
+			return
+		}
+		release()
+		select {
+		case <-m.life.Done():
+			return
+		case <-time.After(flatSyncDelay):
+		}
+		if _, err := os.Stat(path); err != nil {
+			return // the commit was deleted
+		}
+		if err := m.Commits.SyncFlat(m.life, id); err != nil && !fault.Is(err, fault.NotFound) && m.life.Err() == nil {
+			m.Logger.Warn("flat file not synced", "commit", id, "error", err)
+		}
+	})
+}
+
+// flatSyncDelay is how long a flat file stays in the page cache only, as far as we are concerned.
+const flatSyncDelay = time.Minute
+
 // abort takes back what is not written. The VM itself goes on.
 func (t *taken) abort() {
-	t.capture.Memory.Release()
+	t.release()
 	t.draft.Abort()
 	os.Remove(t.deviceState)
 }
@@ -174,8 +197,12 @@ func (m *Manager) Commit(ctx context.Context, c Caller, vmID string, req CommitR
 		t.record.Commit.Name = "commit-" + id[:8]
 	}
 	timing := Timing{Paused: t.capture.Paused}
+	defer t.release()
 	commit, err := t.write(context.WithoutCancel(ctx))
 	timing.Durable = time.Since(began)
+	if err == nil {
+		m.keepFlat(commit.ID)
+	}
 	return commit, timing, err
 }
 

@@ -12,6 +12,7 @@ import (
 	"vers/internal/catalog"
 	"vers/internal/fault"
 	"vers/internal/ident"
+	"vers/internal/memory"
 )
 
 // clone says what a VM is restored from.
@@ -20,8 +21,10 @@ type clone struct {
 	config      catalog.VMConfig
 	labels      map[string]string
 	env         map[string]string
-	deviceState string // path, if the commit is not written yet
-	reason      string // run, restore, branch
+	deviceState string           // path, if the commit is not written yet
+	memoryBase  string           // commit whose flat file is mapped, if it is not commit's own
+	patch       *memory.Snapshot // pages to put on top of memoryBase
+	reason      string           // run, restore, branch
 }
 
 // Restore makes a VM from a commit of the caller's organisation.
@@ -90,16 +93,19 @@ func (m *Manager) cloneAll(ctx context.Context, c Caller, p clone, ids []string)
 			}
 		}
 	}()
-	memory := m.Commits.FlatPath(p.commit.ID)
-	if p.commit.Durable { // else the branch that makes it holds it
-		path, release, err := m.Commits.Flat(ctx, p.commit.ID)
+	if p.memoryBase == "" {
+		p.memoryBase = p.commit.ID
+	}
+	flat := m.Commits.FlatPath(p.memoryBase)
+	if p.commit.Durable || p.patch != nil { // else the branch that makes it has made it
+		path, release, err := m.Commits.Flat(ctx, p.memoryBase)
 		if err != nil {
 			return nil, err
 		}
 		defer release()
-		memory = path
+		flat = path
 	}
-	spec := Spec{Hardware: manifest.Hardware, Kernel: manifest.Kernel.Name, Initrd: manifest.Initrd.Name, Cmdline: manifest.Cmdline, MemoryFile: memory}
+	spec := Spec{Hardware: manifest.Hardware, Kernel: manifest.Kernel.Name, Initrd: manifest.Initrd.Name, Cmdline: manifest.Cmdline, MemoryFile: flat}
 	vms := make([]*vm, len(ids))
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(cloneParallel)
@@ -127,7 +133,7 @@ func (m *Manager) cloneOne(ctx context.Context, c Caller, p clone, spec Spec, id
 	if err != nil {
 		return nil, err
 	}
-	record.MemoryBase = p.commit.ID
+	record.MemoryBase = p.memoryBase
 	if p.commit.TemplateKey == "" {
 		record.ParentCommit, record.GrandparentVM = p.commit.ID, p.commit.ParentVM
 	}
@@ -168,6 +174,11 @@ func (m *Manager) cloneOne(ctx context.Context, c Caller, p clone, spec Spec, id
 		return nil, err
 	}
 	trace(ctx, id, MomentStarted)
+	if p.patch != nil {
+		if err := v.instance.(MemoryPatcher).PatchMemory(ctx, p.patch); err != nil {
+			return nil, err
+		}
+	}
 	if err := v.instance.Load(ctx, p.deviceState); err != nil {
 		return nil, err
 	}
@@ -233,7 +244,7 @@ func (m *Manager) Branch(ctx context.Context, c Caller, vmID string, req BranchR
 		return nil, Commit{}, Timing{}, err
 	}
 	timing := Timing{Paused: t.capture.Paused}
-	vms, commit, err := m.branchFrom(context.WithoutCancel(ctx), c, t, req.Count)
+	vms, commit, err := m.branchFrom(context.WithoutCancel(ctx), c, v, t, req.Count)
 	timing.Durable = time.Since(began)
 	return vms, commit, timing, err
 }
@@ -252,7 +263,8 @@ func checkCount(count int) error {
 const maxCount = 1000
 
 // branchFrom starts children from a captured state while the commit is made durable beside it.
-func (m *Manager) branchFrom(ctx context.Context, c Caller, t *taken, count int) ([]VM, Commit, error) {
+func (m *Manager) branchFrom(ctx context.Context, c Caller, v *vm, t *taken, count int) ([]VM, Commit, error) {
+	defer t.release()
 	t.record.Commit.OwnerID = c.KeyID
 	t.record.Commit.Name = "branch-" + t.draft.ID[:8]
 	source := t.record.Commit
@@ -261,6 +273,14 @@ func (m *Manager) branchFrom(ctx context.Context, c Caller, t *taken, count int)
 		t.abort()
 		return nil, Commit{}, err
 	}
+	plan := clone{commit: source, reason: "branch"}
+	if base := v.snapshot().MemoryBase; m.patchable(v, t.capture.Memory, base, count) {
+		plan.memoryBase, plan.patch = base, t.capture.Memory
+	} else if err := t.draft.BuildFlat(ctx, t.capture.Memory); err != nil {
+		t.abort()
+		return nil, Commit{}, err
+	}
+	trace(ctx, v.snapshot().ID, MomentMapped)
 	// Children read the device state while write moves it: they open it under a name of their own.
 	state := t.deviceState + ".children"
 	if err := os.Link(t.deviceState, state); err != nil {
@@ -268,6 +288,7 @@ func (m *Manager) branchFrom(ctx context.Context, c Caller, t *taken, count int)
 		return nil, Commit{}, err
 	}
 	defer os.Remove(state)
+	plan.deviceState = state
 	ids := make([]string, count)
 	for i := range ids {
 		ids[i] = ident.New()
@@ -276,7 +297,7 @@ func (m *Manager) branchFrom(ctx context.Context, c Caller, t *taken, count int)
 	var children []*vm
 	var group errgroup.Group
 	group.Go(func() (err error) {
-		children, err = m.cloneAll(ctx, c, clone{commit: source, deviceState: state, reason: "branch"}, ids)
+		children, err = m.cloneAll(ctx, c, plan, ids)
 		return err
 	})
 	group.Go(func() (err error) {
@@ -293,6 +314,17 @@ func (m *Manager) branchFrom(ctx context.Context, c Caller, t *taken, count int)
 		m.dropCommit(ctx, commit)
 	}
 	return list, commit, err
+}
+
+// patchLimit is how much memory the children of one branch may get written into them. Up to it, writing the dirty pages
+// into each child is quicker than making a flat file, whose base has to be copied where the file system cannot share
+// blocks; beyond it, children should share the pages.
+const patchLimit = 64 << 20
+
+// patchable reports whether children map the flat file of the source's own base and get the dirty pages written on top.
+func (m *Manager) patchable(v *vm, s *memory.Snapshot, base string, count int) bool {
+	_, able := v.instance.(MemoryPatcher)
+	return able && base != "" && s.Bytes()*int64(count) <= patchLimit
 }
 
 // dropCommit removes the commit of a branch that could not be finished.

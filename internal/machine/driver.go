@@ -70,6 +70,12 @@ type Instance interface {
 	Done() <-chan struct{}
 }
 
+// MemoryPatcher is implemented by instances whose memory can be written to between Start and Load.
+type MemoryPatcher interface {
+	// PatchMemory puts pages on top of what the memory file holds, in this instance only.
+	PatchMemory(ctx context.Context, s *memory.Snapshot) error
+}
+
 // Status is what an instance is doing.
 type Status string
 

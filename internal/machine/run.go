@@ -273,9 +273,13 @@ func (m *Manager) makeTemplate(ctx context.Context, v *vm, key string, boot Boot
 	taken.record.Commit.TemplateKey, taken.record.Commit.Name = key, "template"
 	// Written in the background: the VM's owner does not wait for it.
 	m.background.Go(func() {
-		if _, err := taken.write(context.WithoutCancel(ctx)); err != nil {
+		defer taken.release()
+		c, err := taken.write(context.WithoutCancel(ctx))
+		if err != nil {
 			m.Logger.Warn("template not written", "error", err)
+			return
 		}
+		m.keepFlat(c.ID)
 	})
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+
+	"vers/internal/memory"
 )
 
 // ActiveLayer implements machine.DiskReporter: the path of the file that the guest's disk writes go to. After a crash of
@@ -38,4 +40,16 @@ func (i *Instance) ExecuteFD(ctx context.Context, command string, arguments any,
 		return err
 	}
 	return q.ExecuteFD(ctx, command, arguments, file)
+}
+
+// PatchMemory implements machine.MemoryPatcher.
+func (i *Instance) PatchMemory(ctx context.Context, s *memory.Snapshot) error {
+	address, err := i.ramAddress(ctx)
+	if err != nil {
+		return err
+	}
+	if err := memory.Write(i.process.id.PID, address, i.spec.Hardware.MemoryBytes, s); err != nil {
+		return fmt.Errorf("VM %s: %w", i.spec.ID, err)
+	}
+	return nil
 }
