@@ -37,7 +37,7 @@ func (c *Client) Attach(ctx context.Context, vmID string, req AttachRequest) (*E
 }
 
 func (c *Client) stream(ctx context.Context, body any, path ...string) (*ExecStream, error) {
-	resp, err := c.send(ctx, call{method: http.MethodPost, path: path, body: body, accept: "application/x-ndjson"})
+	resp, err := c.send(ctx, call{method: http.MethodPost, path: path, body: body, accept: "application/x-ndjson"}) //nolint:bodyclose // ExecStream.Close does
 	if err != nil {
 		return nil, err
 	}

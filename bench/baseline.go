@@ -48,7 +48,7 @@ func baseline(ctx context.Context, l *lab, ram int64, touched int) (own ownMeans
 		return own, err
 	}
 	vm := started.(*qemu.Instance)
-	defer vm.Kill(ctx)
+	defer func() { err = errors.Join(err, vm.Kill(context.WithoutCancel(ctx))) }()
 	network, err := netstack.New(ctx, netstack.Config{Dir: dir, UID: spec.UID, GID: spec.GID})
 	if err != nil {
 		return own, err
@@ -152,7 +152,7 @@ func (o *ownMeans) migrateToFile(ctx context.Context, l *lab, vm *qemu.Instance,
 	return vm.Resume(ctx)
 }
 
-func (o *ownMeans) restoreMigration(ctx context.Context, l *lab, spec machine.Spec, path string) error {
+func (o *ownMeans) restoreMigration(ctx context.Context, l *lab, spec machine.Spec, path string) (err error) {
 	dir, err := os.MkdirTemp(l.dir, "own.")
 	if err != nil {
 		return err
@@ -172,7 +172,7 @@ func (o *ownMeans) restoreMigration(ctx context.Context, l *lab, spec machine.Sp
 	if err != nil {
 		return err
 	}
-	defer clone.Kill(ctx)
+	defer func() { err = errors.Join(err, clone.Kill(context.WithoutCancel(ctx))) }()
 	if err := clone.Load(ctx, path); err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ func (a *App) completeAliasSet(cmd *cobra.Command, args []string, typed string) 
 }
 
 // completeCommits offers commits and, with --ref, references.
-func (a *App) completeCommits(cmd *cobra.Command, args []string, typed string) (completion, cobra.ShellCompDirective) {
+func (a *App) completeCommits(cmd *cobra.Command, args []string, _ string) (completion, cobra.ShellCompDirective) {
 	client, ctx, cancel := a.completionClient(cmd)
 	if client == nil {
 		return nil, noFiles

@@ -131,10 +131,11 @@ func (t *taken) manifest() commit.Manifest {
 	return m
 }
 
-// keepFlat makes the flat file of a commit in the background, so that its first restore need not wait for it, and syncs
-// it when the disk has nothing better to do: that is not needed for durability, an unsynced flat file is made again after
-// a power cut.
-func (m *Manager) keepFlat(id string) {
+// settle does in the background what makes a commit quick to restore. It makes its flat file, merges its disk layers if
+// they have become many, and syncs the flat file
+// when the disk has nothing better to do: that is not needed for durability, an unsynced flat file is made again after a
+// power cut.
+func (m *Manager) settle(id string) {
 	m.background.Go(func() {
 		path, release, err := m.Commits.Flat(m.life, id)
 		if err != nil {
@@ -144,6 +145,9 @@ func (m *Manager) keepFlat(id string) {
 			return
 		}
 		release()
+		if err := m.Commits.Flatten(m.life, id); err != nil && m.life.Err() == nil {
+			m.Logger.Warn("disk layers not merged", "commit", id, "error", err)
+		}
 		select {
 		case <-m.life.Done():
 			return
@@ -201,7 +205,7 @@ func (m *Manager) Commit(ctx context.Context, c Caller, vmID string, req CommitR
 	commit, err := t.write(context.WithoutCancel(ctx))
 	timing.Durable = time.Since(began)
 	if err == nil {
-		m.keepFlat(commit.ID)
+		m.settle(commit.ID)
 	}
 	return commit, timing, err
 }

@@ -67,6 +67,11 @@ func (m *Manager) cloneAll(ctx context.Context, c Caller, p clone, ids []string)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.ReadyLimit+time.Duration(len(ids))*2*time.Second)
 	defer cancel()
 	defer m.Commits.Hold()()
+	if p.commit.Durable { // read again now that nothing is collected: its layers may have been merged
+		if p.commit, err = m.Catalog.Commit(ctx, p.commit.ID); err != nil {
+			return nil, err
+		}
+	}
 	manifest, err := m.Commits.Manifest(p.commit)
 	if err != nil {
 		return nil, err

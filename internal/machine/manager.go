@@ -37,7 +37,7 @@ type Boot struct {
 	Initrd      commit.FileDigest
 }
 
-// Catalogue of images and kernels. Unknown names are fault.NotFound with the message of spec/cli.md 5.3.
+// Images is the catalogue of images and kernels. Unknown names are fault.NotFound with the message of spec/cli.md 5.3.
 type Images interface {
 	Resolve(ctx context.Context, orgID, image, kernel string) (Boot, error)
 }
@@ -63,8 +63,7 @@ type Config struct {
 // the manager only finds it.
 type Manager struct {
 	Config
-	ledger    *ledger
-	templates keyedLock
+	ledger *ledger
 
 	mu   sync.Mutex
 	vms  map[string]*vm

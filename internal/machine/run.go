@@ -143,7 +143,7 @@ func (m *Manager) boot(ctx context.Context, v *vm, boot Boot, key string, req Ru
 	err = m.bootGuest(ctx, v, boot)
 	if err == nil && !req.Cold {
 		// The template is taken before the guest has an identity. Failing to make one costs the next VM a boot.
-		if err := m.makeTemplate(ctx, v, key, boot); err != nil {
+		if err := m.makeTemplate(ctx, v, key); err != nil {
 			m.Logger.Warn("no template", "vm", v.record.ID, "error", err)
 		}
 	}
@@ -239,8 +239,7 @@ func (m *Manager) templateKey(orgID string, c catalog.VMConfig, b Boot) string {
 	return fmt.Sprintf("%x", sha256.Sum256(data))
 }
 
-// runFromTemplate restores the template, if there is one that can be loaded. While another VM of the same kind boots,
-// it waits for that one's template: restoring is quicker than booting a second time.
+// runFromTemplate restores the template, if there is one that can be loaded. One that cannot is dropped.
 func (m *Manager) runFromTemplate(ctx context.Context, c Caller, key string, config catalog.VMConfig, req RunRequest) (VM, bool, error) {
 	template, err := m.Catalog.CommitByTemplate(ctx, key)
 	if fault.Is(err, fault.NotFound) {
@@ -262,7 +261,7 @@ func (m *Manager) runFromTemplate(ctx context.Context, c Caller, key string, con
 }
 
 // makeTemplate captures a VM right after boot. The caller holds op.
-func (m *Manager) makeTemplate(ctx context.Context, v *vm, key string, boot Boot) error {
+func (m *Manager) makeTemplate(ctx context.Context, v *vm, key string) error {
 	if _, err := m.Catalog.CommitByTemplate(ctx, key); !fault.Is(err, fault.NotFound) {
 		return err
 	}
@@ -279,7 +278,7 @@ func (m *Manager) makeTemplate(ctx context.Context, v *vm, key string, boot Boot
 			m.Logger.Warn("template not written", "error", err)
 			return
 		}
-		m.keepFlat(c.ID)
+		m.settle(c.ID)
 	})
 	return nil
 }

@@ -3,7 +3,6 @@ package machine
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -263,39 +262,6 @@ func sortNewestFirst(list []VM) {
 	})
 }
 
-// keyedLock serialises work per key.
-type keyedLock struct {
-	mu   sync.Mutex
-	held map[string]chan struct{}
-}
-
-func (k *keyedLock) lock(ctx context.Context, key string) (unlock func(), err error) {
-	for {
-		k.mu.Lock()
-		if k.held == nil {
-			k.held = map[string]chan struct{}{}
-		}
-		wait, busy := k.held[key]
-		if !busy {
-			done := make(chan struct{})
-			k.held[key] = done
-			k.mu.Unlock()
-			return sync.OnceFunc(func() {
-				k.mu.Lock()
-				delete(k.held, key)
-				k.mu.Unlock()
-				close(done)
-			}), nil
-		}
-		k.mu.Unlock()
-		select {
-		case <-wait:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
-
 // undo is a stack of what to take back when a path fails.
 type undo []func()
 
@@ -310,8 +276,6 @@ func (u *undo) run(err *error) {
 		(*u)[i]()
 	}
 }
-
-var errStopped = errors.New("versd is stopping")
 
 // newRecord fills what every VM has from its start.
 func newRecord(c Caller, id string, config catalog.VMConfig, labels map[string]string) (VM, error) {

@@ -99,7 +99,7 @@ func (r *receiver) publish(temporary string, uid, gid int) error {
 	if stat.Mode&unix.S_IFMT != unix.S_IFSOCK || int(stat.Uid) != os.Geteuid() {
 		return fault.Conflictf("somebody else replaced it while it was being made")
 	}
-	r.dev, r.inode = uint64(stat.Dev), stat.Ino
+	r.dev, r.inode = stat.Dev, stat.Ino
 	if uid != 0 || gid != 0 {
 		if err := unix.Fchownat(path, "", uid, gid, unix.AT_EMPTY_PATH); err != nil {
 			return fmt.Errorf("give it to user %d: %w", uid, err)
@@ -118,7 +118,7 @@ func (r *receiver) close() {
 	}
 	var stat unix.Stat_t
 	err := unix.Fstatat(r.dir.fd(), r.name, &stat, unix.AT_SYMLINK_NOFOLLOW)
-	if err == nil && uint64(stat.Dev) == r.dev && stat.Ino == r.inode {
+	if err == nil && stat.Dev == r.dev && stat.Ino == r.inode {
 		_ = unix.Unlinkat(r.dir.fd(), r.name, 0)
 	}
 	_ = r.file.Close()

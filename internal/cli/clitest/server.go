@@ -5,6 +5,7 @@ package clitest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -139,8 +140,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func fail(w http.ResponseWriter, err error) {
-	f, ok := err.(failure)
-	if !ok {
+	var f failure
+	if !errors.As(err, &f) {
 		f = failure{http.StatusInternalServerError, err.Error()}
 	}
 	w.Header().Set("Content-Type", "application/json")
