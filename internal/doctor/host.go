@@ -72,12 +72,16 @@ func tools(dataDir string) []Check {
 		level = Recommended
 	}
 	var checks []Check
-	for _, tool := range []struct{ name, pkg, purpose string }{
+	needed := []struct{ name, pkg, purpose string }{
 		{"apt-get", "apt", "fetches the kernel"},
 		{"dpkg-deb", "dpkg", "unpacks it"},
 		{"mmdebstrap", "mmdebstrap", "makes the default image"},
 		{"mke2fs", "e2fsprogs", "makes its file system"},
-	} {
+	}
+	if os.Geteuid() != 0 {
+		needed = append(needed, struct{ name, pkg, purpose string }{"newuidmap", "uidmap", "lets an image made without root have files of other users"})
+	}
+	for _, tool := range needed {
 		c := Check{Name: tool.name, Level: level, Detail: tool.purpose, Fix: "apt-get install " + tool.pkg}
 		if path, err := findTool(tool.name); err != nil {
 			c.Detail = "not found; it " + tool.purpose

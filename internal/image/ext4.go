@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"vers/internal/fault"
@@ -27,10 +26,11 @@ const ext4Features = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,
 const loopUnavailable = 42
 
 // extractFunction is shell: extract ARCHIVE DIR keeps everything tar can keep, and gives a root file system the
-// directories that the agent mounts on, whatever the archive has there.
+// directories that the agent mounts on, whatever the archive has there. Nodes in /dev are left out: devtmpfs covers
+// them in the guest, and making them needs root.
 const extractFunction = `set -eu
 extract() {
-  tar --extract --file "$1" --directory "$2" --xattrs --xattrs-include='*' --acls --numeric-owner --same-owner --preserve-permissions
+  tar --extract --file "$1" --directory "$2" --exclude='./dev/*' --xattrs --xattrs-include='*' --acls --numeric-owner --same-owner --preserve-permissions
   cd "$2"
   mkdir -p dev proc sys run tmp
   chmod 0755 . dev run
@@ -139,14 +139,17 @@ func fillByTree(ctx context.Context, archive, path string) error {
 	}
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	killGroup(cmd)
-	if _, err := run(ctx, cmd); err != nil {
-		if args[0] == "unshare" && strings.Contains(err.Error(), "unshare:") {
-			return fault.Unavailablef("making an image without root needs user namespaces and package uidmap; "+
-				"start versd once as root to prepare the image: %w", err)
-		}
+	_, err = run(ctx, cmd)
+	return withoutRoot(err)
+}
+
+// withoutRoot adds what to do to the error of a step that is only sure to work with root.
+func withoutRoot(err error) error {
+	if err == nil || os.Geteuid() == 0 || fault.Is(err, fault.Unavailable) {
 		return err
 	}
-	return nil
+	return fault.Unavailablef("making an image without root needs user namespaces and the Debian package uidmap; "+
+		"or have root run 'versd prepare' on this data directory once: %w", err)
 }
 
 // runPrivate runs a command in a mount namespace of its own if it can: its mounts then end with it, however it ends.

@@ -165,6 +165,8 @@ func testArchive(t *testing.T) string {
 		{Name: "./etc/owned", Typeflag: tar.TypeReg, Mode: 0o4750, Uid: 100000, Gid: 42, Size: 5},
 		{Name: "./etc/link", Typeflag: tar.TypeSymlink, Linkname: "owned"},
 		{Name: "./etc/hard", Typeflag: tar.TypeLink, Linkname: "./etc/owned"},
+		{Name: "./dev/", Typeflag: tar.TypeDir, Mode: 0o700},
+		{Name: "./dev/null", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 3},
 		{Name: "./null", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 3},
 	} {
 		h.ModTime, h.Format = when, tar.FormatPAX
@@ -194,6 +196,8 @@ func checkExt4(t *testing.T, path string) {
 		"stat /etc/link":  {"Type: symlink", "owned"},
 		"stat /null":      {"Type: character special", "01:03"},
 		"stat /":          {"Mode:  0755"},
+		"stat /dev/null":  {"File not found"},
+		"stat /dev":       {"Mode:  0755"},
 		"stat /tmp":       {"Mode:  01777"},
 		"stat /proc":      {"Mode:  0555"},
 		"cat /etc/hard":   {"hello"},

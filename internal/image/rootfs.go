@@ -149,11 +149,12 @@ func bootstrap(ctx context.Context, name, work, archive string) error {
 	}
 	args = append(args, suite, archive)
 	args = append(args, hostArchives("/etc/apt").lines()...)
-	return runPrivate(ctx, func() *exec.Cmd {
+	err = runPrivate(ctx, func() *exec.Cmd {
 		cmd := exec.CommandContext(ctx, "mmdebstrap", args...)
 		cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH="+sourceDate, "TMPDIR="+work, "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive")
 		return cmd
 	})
+	return withoutRoot(err)
 }
 
 // readPackages reads the package list of an image's definition.
