@@ -49,7 +49,7 @@ var layers = map[string]int{
 // closed lists what only a few may import.
 var closed = map[string][]string{
 	"vers/internal/qemu":   {"vers/internal/doctor", "vers/internal/daemon", "vers/cmd", "vers/bench"},
-	"vers/internal/daemon": {"vers/cmd"},
+	"vers/internal/daemon": {"vers/cmd", "vers/bench"},
 	"vers/internal/cli":    {"vers/cmd"},
 	"vers/internal/agent":  {"vers/cmd"},
 }
