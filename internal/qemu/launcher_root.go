@@ -17,7 +17,7 @@ var systemTrees = []string{"/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin"
 type rootBuilder struct {
 	at       string // where the new root is mounted until it becomes "/"
 	chrooted bool   // versd runs below a chroot
-	trees []tree
+	trees    []tree
 }
 
 // tree is a detached copy of a mount, waiting for its place.
