@@ -51,6 +51,10 @@ func run() error {
 	if err := grow(); err != nil {
 		return err
 	}
+	// The image has no device nodes of its own; the agent mounts devtmpfs over its /dev, and so does this.
+	if err := unix.Mount("devtmpfs", "/newroot/dev", "devtmpfs", 0, ""); err != nil {
+		return fmt.Errorf("mount the image's /dev: %w", err)
+	}
 	for _, command := range []string{
 		"cat /etc/hostname", "cat /etc/resolv.conf", "git --version", "python3 -c 'print(6*7)'", "id -un",
 		"passwd -S root", "stat -c '%a %F' / /tmp /proc", "stat -f -c '%b blocks of %S' /",
@@ -58,6 +62,9 @@ func run() error {
 		if err := inImage(command); err != nil {
 			return err
 		}
+	}
+	if err := unix.Unmount("/newroot/dev", 0); err != nil {
+		return fmt.Errorf("unmount the image's /dev: %w", err)
 	}
 	return unix.Unmount("/newroot", 0)
 }
