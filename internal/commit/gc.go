@@ -2,12 +2,14 @@ package commit
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"sort"
 	"strings"
 
 	"vers/internal/catalog"
+	"vers/internal/disk"
 )
 
 // Collect removes what nothing needs any more. It is the only one that deletes commits, layers and flat files.
@@ -155,7 +157,10 @@ func (s *Store) trimFlats(ctx context.Context, live liveSet) error {
 	keep := map[string]bool{}
 	budget := s.flatBudget
 	for _, f := range flats {
-		size := allocated(s.FlatPath(f.CommitID))
+		size, err := disk.Allocated(s.FlatPath(f.CommitID))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 		inUse := live.mapped[f.CommitID] || s.leased(f.CommitID)
 		if live.commits[f.CommitID] && (inUse || budget >= size) {
 			keep[filepath.Base(s.FlatPath(f.CommitID))] = true

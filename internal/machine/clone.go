@@ -164,7 +164,8 @@ func (m *Manager) cloneOne(ctx context.Context, c Caller, p clone, spec Spec, id
 	if err := m.add(ctx, v, uid, gid); err != nil {
 		return nil, err
 	}
-	// From here on remove takes back everything, the row first: DropLayer and freeUID then find nothing or do no harm.
+	// From here on remove takes back everything. Not both: the user id may be another VM's by then.
+	undo = nil
 	undo.add(func() {
 		if err := m.remove(ctx, v); err != nil {
 			m.Logger.Error("half-made VM not removed", "vm", id, "error", err)
