@@ -6,8 +6,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"vers/api"
 	"vers/internal/ident"
@@ -49,6 +51,12 @@ func TestSSH(t *testing.T) {
 		h.must(conn.(*net.TCPConn).CloseWrite())
 		if rest, err := io.ReadAll(r); err != nil || len(rest) != 0 {
 			t.Errorf("at the end: %q, %v", rest, err)
+		}
+		// The client sees the end of its connection a moment before the server has counted it.
+		for deadline := time.Now().Add(time.Minute); h.server.sshSessions.Load() != 0; runtime.Gosched() {
+			if time.Now().After(deadline) {
+				t.Fatal("the session is never counted as ended")
+			}
 		}
 	}
 }
