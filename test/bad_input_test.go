@@ -1,6 +1,7 @@
 package test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -145,7 +146,26 @@ func TestFullDisk(t *testing.T) {
 	if got := u.run(`vers execute main 'sha256sum -c <(sed s,-,/dev/shm/data, /root/sum) >/dev/null && echo goes on'`); got != "goes on" {
 		t.Errorf("after the failed commit the machine says %q", got)
 	}
+	// What the guest itself writes has no room either: it is stopped in the middle of it, and says so.
+	u.run(`vers execute main 'nohup sh -c "head -c 48M /dev/zero | tr \\\\000 v > /root/big; sync; md5sum < /root/big > /root/big.sum" >/dev/null 2>&1 &'`)
+	eventually(t, "the guest is stopped", func() error {
+		if got := u.run(`vers info main --format json | jq -r '.state + " " + .reason'`); !strings.HasPrefix(got, "paused the host's disk is full") {
+			return fmt.Errorf("it is %s", got)
+		}
+		return nil
+	})
+	if r := u.try(`vers execute main true`); r.code != 4 || !strings.Contains(r.stderr, "the host's disk is full") {
+		t.Errorf("a command in a machine stopped by a full disk: exit %d, %q", r.code, r.stderr)
+	}
 	must(t, os.Remove(mountPoint+"/ballast"))
+	u.run(`vers resume main`)
+	eventually(t, "the guest's write is finished", func() error {
+		r := u.try(`vers execute main 'test -s /root/big.sum && head -c 48M /dev/zero | tr "\\000" v | md5sum | cmp - /root/big.sum'`)
+		if r.code != 0 {
+			return fmt.Errorf("%s%s", r.stdout, r.stderr)
+		}
+		return nil
+	})
 	eventually(t, "nothing of the failed commit stays", func() error {
 		if n := len(globbed(t, s.data()+"/commits/*")); n != layers {
 			return os.ErrExist

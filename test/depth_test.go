@@ -2,6 +2,7 @@ package test
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 )
@@ -41,5 +42,12 @@ func TestGenerations(t *testing.T) {
 // newest gives the process of the user's HEAD.
 func newest(t *testing.T, u *user) int {
 	t.Helper()
-	return number(t, sh(t, "pgrep -f 'vers-"+u.run("vers head")+"'"))
+	dir := u.server.data() + "/vms/" + u.run("vers head")
+	for _, pid := range qemuProcesses(t, u.server) {
+		if cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err == nil && cwd == dir {
+			return pid
+		}
+	}
+	t.Fatalf("no process runs in %s", dir)
+	return 0
 }

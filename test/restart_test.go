@@ -40,6 +40,15 @@ func TestRestart(t *testing.T) {
 			return nil
 		})
 	})
+	t.Run("while a machine boots", func(t *testing.T) {
+		u.run(`vers run --vm-alias early --mem-size 192 --env GREETING=kept`)
+		s.kill()
+		must(t, s.start())
+		if got := u.run(`vers execute early 'echo $GREETING'`); got != "kept" {
+			t.Errorf("the variable of its run request is %q in a machine that booted through a crash of versd", got)
+		}
+		u.run(`vers kill early`)
+	})
 	acknowledged := []string{commit}
 	for _, during := range []string{"vers branch main --count 2 --format json | jq -r .new_ids[]", "vers commit main --format json | jq -r .commit_id"} {
 		for round := range 4 {

@@ -11,14 +11,15 @@ type VM struct {
 	OrgID         string
 	OwnerID       string // id of the API key that made it
 	State         string // machine.State
-	Reason        string // why it is dead
+	Reason        string // why it is dead, or paused without being asked
 	CreatedAt     time.Time
 	Labels        map[string]string
 	Config        VMConfig
-	ParentCommit  string // commit it was started from; "" for a root VM
-	GrandparentVM string // VM that commit was taken of
-	MemoryBase    string // commit whose flat file it maps; "": anonymous memory
-	LayerID       string // its active layer
+	BootEnv       map[string]string // variables of its run request, until they are in the guest
+	ParentCommit  string            // commit it was started from; "" for a root VM
+	GrandparentVM string            // VM that commit was taken of
+	MemoryBase    string            // commit whose flat file it maps; "": anonymous memory
+	LayerID       string            // its active layer
 	UID           int
 	Process       json.RawMessage // machine.Process
 	Spec          json.RawMessage // machine.Spec

@@ -6,14 +6,14 @@ import (
 	"fmt"
 )
 
-const vmColumns = `vm_id, org_id, owner_id, state, coalesce(reason, ''), created_at, labels, config,
+const vmColumns = `vm_id, org_id, owner_id, state, coalesce(reason, ''), created_at, labels, config, coalesce(boot_env, ''),
 	coalesce(parent_commit, ''), coalesce(grandparent_vm, ''), coalesce(memory_base, ''), coalesce(layer_id, ''),
 	uid, coalesce(process, ''), coalesce(spec, ''), ssh_key, ssh_host_key`
 
 func readVM(row scan) (VM, error) {
 	var vm VM
-	var labels, config, process, spec string
-	err := row(&vm.ID, &vm.OrgID, &vm.OwnerID, &vm.State, &vm.Reason, timeColumn{&vm.CreatedAt}, &labels, &config,
+	var labels, config, env, process, spec string
+	err := row(&vm.ID, &vm.OrgID, &vm.OwnerID, &vm.State, &vm.Reason, timeColumn{&vm.CreatedAt}, &labels, &config, &env,
 		&vm.ParentCommit, &vm.GrandparentVM, &vm.MemoryBase, &vm.LayerID,
 		&vm.UID, &process, &spec, &vm.SSHKey, &vm.SSHHostKey)
 	if err != nil {
@@ -24,6 +24,11 @@ func readVM(row scan) (VM, error) {
 	}
 	if err := json.Unmarshal([]byte(config), &vm.Config); err != nil {
 		return VM{}, fmt.Errorf("config of VM %s: %w", vm.ID, err)
+	}
+	if env != "" {
+		if err := json.Unmarshal([]byte(env), &vm.BootEnv); err != nil {
+			return VM{}, fmt.Errorf("environment of VM %s: %w", vm.ID, err)
+		}
 	}
 	vm.Process, vm.Spec = rawJSON(process), rawJSON(spec)
 	return vm, nil
@@ -54,7 +59,13 @@ func vmValues(vm VM) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []any{vm.State, nullable(vm.Reason), labels, string(config), nullable(vm.ParentCommit),
+	var env []byte
+	if len(vm.BootEnv) > 0 {
+		if env, err = json.Marshal(vm.BootEnv); err != nil {
+			return nil, err
+		}
+	}
+	return []any{vm.State, nullable(vm.Reason), labels, string(config), nullable(string(env)), nullable(vm.ParentCommit),
 		nullable(vm.GrandparentVM), nullable(vm.MemoryBase), nullable(vm.LayerID), vm.UID,
 		nullable(string(vm.Process)), nullable(string(vm.Spec)), vm.SSHKey, vm.SSHHostKey}, nil
 }
@@ -65,9 +76,9 @@ func (r *records) InsertVM(ctx context.Context, vm VM) error {
 	if err != nil {
 		return err
 	}
-	return insert(ctx, r.write, "VM "+vm.ID, `INSERT INTO vms (state, reason, labels, config, parent_commit,
+	return insert(ctx, r.write, "VM "+vm.ID, `INSERT INTO vms (state, reason, labels, config, boot_env, parent_commit,
 		grandparent_vm, memory_base, layer_id, uid, process, spec, ssh_key, ssh_host_key, vm_id, org_id, owner_id, created_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		append(values, vm.ID, vm.OrgID, vm.OwnerID, timeText(vm.CreatedAt))...)
 }
 
@@ -77,7 +88,7 @@ func (r *records) UpdateVM(ctx context.Context, vm VM) error {
 	if err != nil {
 		return err
 	}
-	return change(ctx, r.write, "VM "+vm.ID, `UPDATE vms SET state = ?, reason = ?, labels = ?, config = ?,
+	return change(ctx, r.write, "VM "+vm.ID, `UPDATE vms SET state = ?, reason = ?, labels = ?, config = ?, boot_env = ?,
 		parent_commit = ?, grandparent_vm = ?, memory_base = ?, layer_id = ?, uid = ?, process = ?, spec = ?,
 		ssh_key = ?, ssh_host_key = ? WHERE vm_id = ?`, append(values, vm.ID)...)
 }

@@ -186,10 +186,7 @@ func (m *Manager) continueBoot(v *vm, attachError error) {
 		}
 	}
 	if err == nil {
-		err = m.renew(ctx, v, "run", nil)
-	}
-	if err == nil {
-		err = m.update(ctx, v, func(r *VM) { r.State = string(StateRunning) })
+		err = m.handOut(ctx, v)
 	}
 	if err != nil && m.life.Err() == nil {
 		m.die(v, fmt.Sprintf("did not boot: %v", err))

@@ -70,6 +70,13 @@ type Instance interface {
 	Done() <-chan struct{}
 }
 
+// DiskWatcher is implemented by instances that the host's disk can stop: when it has no room for what a guest writes, the
+// machine is paused in the middle of the write.
+type DiskWatcher interface {
+	// DiskFull delivers a value after each such stop. Resume lets the guest try the write again.
+	DiskFull() <-chan struct{}
+}
+
 // MemoryPatcher is implemented by instances whose memory can be written to between Start and Load.
 type MemoryPatcher interface {
 	// PatchMemory puts pages on top of what the memory file holds, in this instance only.

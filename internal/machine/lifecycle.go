@@ -27,7 +27,7 @@ func (m *Manager) setState(ctx context.Context, c Caller, vmID string, skipWaitB
 	}
 	defer unlock()
 	// The record first: what versd finds after a crash is what the user asked for, and adoption brings it about.
-	if err := m.update(ctx, v, func(r *VM) { r.State = string(want) }); err != nil {
+	if err := m.update(ctx, v, func(r *VM) { r.State, r.Reason = string(want), "" }); err != nil {
 		return err
 	}
 	if want == StatePaused {

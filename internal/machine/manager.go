@@ -65,9 +65,10 @@ type Manager struct {
 	Config
 	ledger *ledger
 
-	mu   sync.Mutex
-	vms  map[string]*vm
-	uids map[int]bool
+	mu        sync.Mutex
+	vms       map[string]*vm
+	uids      map[int]bool
+	templates map[string]chan struct{} // by key: being made; closed when that has come to an end
 
 	background sync.WaitGroup
 	stop       context.CancelFunc
@@ -91,7 +92,7 @@ func New(ctx context.Context, c Config) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		Config: c, vms: map[string]*vm{}, uids: map[int]bool{}, kick: make(chan struct{}, 1),
+		Config: c, vms: map[string]*vm{}, uids: map[int]bool{}, templates: map[string]chan struct{}{}, kick: make(chan struct{}, 1),
 		ledger: newLedger(int64(float64(total-c.MemoryReserve) * c.MemoryOvercommit)),
 	}
 	if err := os.MkdirAll(filepath.Join(c.DataDir, "vms"), 0o711); err != nil {
@@ -236,6 +237,9 @@ func (m *Manager) running(ctx context.Context, c Caller, id string) (*vm, error)
 	case StateRunning:
 		return v, nil
 	case StatePaused:
+		if r.Reason != "" {
+			return nil, fault.Conflictf("VM '%s' is paused: %s", id, r.Reason)
+		}
 		return nil, fault.Conflictf("VM '%s' is paused: resume it first", id)
 	default:
 		return nil, fault.Conflictf("VM '%s' is %s: %s", id, r.State, r.Reason)

@@ -2,15 +2,12 @@ package machine
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/json"
 	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"vers/internal/catalog"
-	"vers/internal/commit"
 	"vers/internal/fault"
 	"vers/internal/ident"
 )
@@ -33,20 +30,24 @@ func (m *Manager) Run(ctx context.Context, c Caller, req RunRequest) (VM, error)
 		return VM{}, fault.Invalidf("Invalid filesystem size: %d MiB is smaller than rootfs image '%s' (%d MiB)", config.FSSizeMiB, config.ImageName, boot.ImageBytes>>20)
 	}
 	key := m.templateKey(c.OrgID, config, boot)
+	first := firstBoot{boot: boot, settled: func() {}}
 	if !req.Cold {
-		if vm, ok, err := m.runFromTemplate(ctx, c, key, config, req); ok || err != nil {
+		vm, ok, settled, err := m.fromTemplate(ctx, c, key, config, req)
+		if ok || err != nil {
 			return vm, err
 		}
+		first.templateKey, first.settled = key, settled
 	}
-	v, err := m.addBooting(ctx, c, config, boot, req.Labels)
+	v, err := m.addBooting(ctx, c, config, boot, req)
 	if err != nil {
+		first.settled()
 		return VM{}, err
 	}
 	// The boot belongs to the manager, not to the request: a client that goes away leaves a VM that its list shows.
 	m.background.Go(func() {
 		ctx, cancel := context.WithTimeout(m.life, m.BootLimit)
 		defer cancel()
-		m.boot(ctx, v, boot, key, req)
+		m.boot(ctx, v, first)
 	})
 	if !req.WaitBoot {
 		return v.snapshot(), nil
@@ -101,14 +102,15 @@ func (m *Manager) checkConfig(c catalog.VMConfig) (catalog.VMConfig, error) {
 }
 
 // addBooting books memory and makes the row, layer and directory of a VM that is about to boot.
-func (m *Manager) addBooting(ctx context.Context, c Caller, config catalog.VMConfig, boot Boot, labels map[string]string) (_ *vm, err error) {
+func (m *Manager) addBooting(ctx context.Context, c Caller, config catalog.VMConfig, boot Boot, req RunRequest) (_ *vm, err error) {
 	defer m.Commits.Hold()()
 	var undo undo
 	defer func() { undo.run(&err) }()
-	record, err := newRecord(c, ident.New(), config, labels)
+	record, err := newRecord(c, ident.New(), config, req.Labels)
 	if err != nil {
 		return nil, err
 	}
+	record.BootEnv = req.Env
 	if err := m.ledger.book(config.MemSizeMiB<<20+m.Driver.Host().OverheadBytes, record.ID); err != nil {
 		return nil, err
 	}
@@ -131,8 +133,17 @@ func (m *Manager) addBooting(ctx context.Context, c Caller, config catalog.VMCon
 	return v, m.add(ctx, v, uid, gid)
 }
 
+// firstBoot is what a VM that boots needs beyond its row.
+type firstBoot struct {
+	boot        Boot
+	templateKey string // "": makes no template
+	settled     func() // called once, when a template is there or will not be
+}
+
 // boot brings a VM from booting to running, or to dead with the reason.
-func (m *Manager) boot(ctx context.Context, v *vm, boot Boot, key string, req RunRequest) {
+func (m *Manager) boot(ctx context.Context, v *vm, first firstBoot) {
+	settled := first.settled
+	defer func() { settled() }()
 	unlock, err := v.lock(ctx)
 	if err != nil {
 		return
@@ -140,18 +151,17 @@ func (m *Manager) boot(ctx context.Context, v *vm, boot Boot, key string, req Ru
 	defer unlock()
 	defer v.markBooted()
 	began := time.Now()
-	err = m.bootGuest(ctx, v, boot)
-	if err == nil && !req.Cold {
+	err = m.bootGuest(ctx, v, first.boot)
+	if err == nil && first.templateKey != "" {
 		// The template is taken before the guest has an identity. Failing to make one costs the next VM a boot.
-		if err := m.makeTemplate(ctx, v, key); err != nil {
+		if err := m.makeTemplate(ctx, v, first.templateKey, settled); err != nil {
 			m.Logger.Warn("no template", "vm", v.record.ID, "error", err)
+		} else {
+			settled = func() {} // when it is written
 		}
 	}
 	if err == nil {
-		err = m.renew(ctx, v, "run", req.Env)
-	}
-	if err == nil {
-		err = m.update(ctx, v, func(r *VM) { r.State = string(StateRunning) })
+		err = m.handOut(ctx, v)
 	}
 	if err != nil {
 		if m.life.Err() != nil {
@@ -161,6 +171,14 @@ func (m *Manager) boot(ctx context.Context, v *vm, boot Boot, key string, req Ru
 		return
 	}
 	m.Logger.Info("VM booted", "vm", v.record.ID, "took", time.Since(began))
+}
+
+// handOut gives a VM that has booted its identity and shows it as running.
+func (m *Manager) handOut(ctx context.Context, v *vm) error {
+	if err := m.renew(ctx, v, "run", v.snapshot().BootEnv); err != nil {
+		return err
+	}
+	return m.update(ctx, v, func(r *VM) { r.State, r.BootEnv = string(StateRunning), nil })
 }
 
 // bootGuest starts the process and waits until the agent answers.
@@ -222,63 +240,4 @@ func (m *Manager) diskOf(ctx context.Context, layerID string) ([]Layer, error) {
 		disk = append(disk, Layer{Path: f, Format: "qcow2"})
 	}
 	return disk, nil
-}
-
-// templateKey names the state of a machine right after boot. Everything that shapes that state is in it, so a stale
-// template is never found; the organisation is in it because flat files are shared only inside one.
-func (m *Manager) templateKey(orgID string, c catalog.VMConfig, b Boot) string {
-	h := m.Driver.Host()
-	data, err := json.Marshal(struct {
-		Org, Image, Kernel, Initrd, Cmdline, QEMU string
-		Hardware                                  commit.Hardware
-		Memory, VCPUs, Disk                       int64
-	}{orgID, b.ImageDigest, b.Kernel.BLAKE3, b.Initrd.BLAKE3, cmdline, h.QEMUVersion, h.Hardware, c.MemSizeMiB, c.VCPUCount, c.FSSizeMiB})
-	if err != nil {
-		panic(err) // strings and numbers only
-	}
-	return fmt.Sprintf("%x", sha256.Sum256(data))
-}
-
-// runFromTemplate restores the template, if there is one that can be loaded. One that cannot is dropped.
-func (m *Manager) runFromTemplate(ctx context.Context, c Caller, key string, config catalog.VMConfig, req RunRequest) (VM, bool, error) {
-	template, err := m.Catalog.CommitByTemplate(ctx, key)
-	if fault.Is(err, fault.NotFound) {
-		return VM{}, false, nil
-	}
-	if err != nil {
-		return VM{}, false, err
-	}
-	p := clone{commit: template, config: config, labels: req.Labels, env: req.Env, reason: "run"}
-	vm, err := m.restore(ctx, c, p)
-	if err != nil && !fault.Is(err, fault.Exhausted) {
-		m.Logger.Warn("template is not usable, booting", "template", template.ID, "error", err)
-		if err := m.Catalog.MarkCommitDeleted(ctx, template.ID); err != nil {
-			return VM{}, false, err
-		}
-		return VM{}, false, nil
-	}
-	return vm, true, err
-}
-
-// makeTemplate captures a VM right after boot. The caller holds op.
-func (m *Manager) makeTemplate(ctx context.Context, v *vm, key string) error {
-	if _, err := m.Catalog.CommitByTemplate(ctx, key); !fault.Is(err, fault.NotFound) {
-		return err
-	}
-	taken, err := m.capture(ctx, v, ident.New(), false)
-	if err != nil {
-		return err
-	}
-	taken.record.Commit.TemplateKey, taken.record.Commit.Name = key, "template"
-	// Written in the background: the VM's owner does not wait for it.
-	m.background.Go(func() {
-		defer taken.release()
-		c, err := taken.write(context.WithoutCancel(ctx))
-		if err != nil {
-			m.Logger.Warn("template not written", "error", err)
-			return
-		}
-		m.settle(c.ID)
-	})
-	return nil
 }

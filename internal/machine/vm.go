@@ -182,14 +182,25 @@ func (m *Manager) remove(ctx context.Context, v *vm) error {
 	return nil
 }
 
-// watch marks the VM dead when its process ends by itself or its guest powers off.
+// watch marks the VM dead when its process ends by itself or its guest powers off, and paused when the host's disk is
+// full.
 func (m *Manager) watch(v *vm) {
 	m.background.Go(func() {
-		select {
-		case <-m.life.Done():
-			return
-		case <-v.instance.Ended():
-		case <-v.instance.Done():
+		var full <-chan struct{}
+		if watcher, ok := v.instance.(DiskWatcher); ok {
+			full = watcher.DiskFull()
+		}
+		for ended := false; !ended; {
+			select {
+			case <-m.life.Done():
+				return
+			case <-full:
+				m.diskFull(v)
+			case <-v.instance.Ended():
+				ended = true
+			case <-v.instance.Done():
+				ended = true
+			}
 		}
 		unlock, err := v.lock(m.life)
 		if err != nil {
@@ -204,6 +215,25 @@ func (m *Manager) watch(v *vm) {
 		}
 		m.die(v, reason)
 	})
+}
+
+// diskFull records that a guest was stopped because the host had no room for what it wrote.
+func (m *Manager) diskFull(v *vm) {
+	unlock, err := v.lock(m.life)
+	if err != nil {
+		return // deleted
+	}
+	defer unlock()
+	r := v.snapshot()
+	if status, err := v.instance.Status(m.life); err != nil || status != StatusPaused || r.State != string(StateRunning) {
+		return // resumed or paused by its owner meanwhile, or ended: others see to that
+	}
+	reason := fmt.Sprintf("the host's disk is full: its guest waits in the middle of a write; free space on the file system of %s, then resume it", m.DataDir)
+	if err := m.update(m.life, v, func(r *VM) { r.State, r.Reason = string(StatePaused), reason }); err != nil {
+		m.Logger.Error("VM stopped by a full disk, not recorded", "vm", r.ID, "error", err)
+		return
+	}
+	m.Logger.Warn("VM stopped: no room for what its guest writes", "vm", r.ID, "data", m.DataDir)
 }
 
 // die marks a VM dead. Its row stays, so that its owner sees what happened. The caller holds op.

@@ -300,7 +300,7 @@ func newInstance(d *Driver, spec machine.Spec, p *process, out *output) *Instanc
 	i := &Instance{
 		driver: d, spec: spec, process: p, out: out, log: d.log.With("vm", spec.ID, "pid", p.id.PID),
 		done: make(chan struct{}), ended: make(chan struct{}), forgotten: make(chan struct{}),
-		released: make(chan struct{}), migrated: make(chan string, 8),
+		released: make(chan struct{}), migrated: make(chan string, 8), diskFull: make(chan struct{}, 1),
 	}
 	go i.watch()
 	return i
@@ -341,6 +341,7 @@ type Instance struct {
 	forget    sync.Once
 	released  chan struct{} // closed when everything was let go after Forget
 	migrated  chan string   // states of an incoming migration
+	diskFull  chan struct{} // the host had no room for a write
 
 	change sync.Mutex // held by what changes the machine's state
 	blocks *blocks    // nil: not asked yet; guarded by change

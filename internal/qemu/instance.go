@@ -24,6 +24,9 @@ func (i *Instance) Done() <-chan struct{} { return i.done }
 // Ended implements machine.Instance.
 func (i *Instance) Ended() <-chan struct{} { return i.ended }
 
+// DiskFull implements machine.DiskWatcher.
+func (i *Instance) DiskFull() <-chan struct{} { return i.diskFull }
+
 // Forget lets go of the process without ending it, as if versd had ended; it can be adopted again.
 func (i *Instance) Forget() { i.forget.Do(func() { close(i.forgotten) }) }
 
@@ -162,6 +165,16 @@ func (i *Instance) onEvent(e Event) {
 		}
 	case "BLOCK_IO_ERROR":
 		i.log.Warn("disk error", "event", string(e.Data))
+		var data struct {
+			Action  string
+			NoSpace bool
+		}
+		if json.Unmarshal(e.Data, &data) == nil && data.Action == "stop" && data.NoSpace {
+			select {
+			case i.diskFull <- struct{}{}:
+			default: // one stop, many requests in flight
+			}
+		}
 	}
 }
 

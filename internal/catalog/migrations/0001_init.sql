@@ -57,6 +57,7 @@ CREATE TABLE vms (
   created_at     TEXT NOT NULL,
   labels         TEXT NOT NULL DEFAULT '{}',  -- JSON object
   config         TEXT NOT NULL,               -- JSON: sizes, image, kernel
+  boot_env       TEXT,                        -- JSON: variables of its run request; NULL once they are in the guest
   parent_commit  TEXT,                        -- commit it was started from
   grandparent_vm TEXT,                        -- VM that commit was taken of
   memory_base    TEXT,                        -- commit whose flat file it maps; NULL: anonymous memory
