@@ -234,6 +234,7 @@ type RepoTag struct {
 	Description *string   `json:"description"`
 	CreatedAt   time.Time `json:"created_at"`
 	UpdatedAt   time.Time `json:"updated_at"`
+	Protected   bool      `json:"protected" doc:"[ours] Only named API keys may move or delete it"`
 }
 
 // RepoTagList is the answer of GET /repositories/{name}/tags.
@@ -257,10 +258,11 @@ type RepoTagCreated struct {
 	CommitID  string `json:"commit_id" format:"uuid"`
 }
 
-// RepoTagUpdate is the body of PATCH /repositories/{name}/tags/{tag}; one field at least.
+// RepoTagUpdate is the body of PATCH /repositories/{name}/tags/{tag}; commit, description or both.
 type RepoTagUpdate struct {
-	CommitID    *string        `json:"commit_id,omitempty" nullable:"true" doc:"Commit to move the tag to"`
-	Description OptionalString `json:"description,omitzero" doc:"Absent: keep. Null: clear"`
+	CommitID         *string        `json:"commit_id,omitempty" nullable:"true" doc:"Commit to move the tag to"`
+	Description      OptionalString `json:"description,omitzero" doc:"Absent: keep. Null: clear"`
+	ExpectedCommitID *string        `json:"expected_commit_id,omitempty" nullable:"true" doc:"[ours] The change is refused (409) if the tag points at another commit now"`
 }
 
 // EnvVars is the answer of GET and PUT /env_vars.
