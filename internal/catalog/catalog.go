@@ -28,6 +28,7 @@ type Catalog struct {
 	records
 	readers *sql.DB
 	writer  *sql.DB
+	reserve *reserve
 }
 
 // Tx is a transaction: the same methods as Catalog, seen by nobody else until InTx returns.
@@ -60,7 +61,8 @@ func Open(ctx context.Context, path string) (*Catalog, error) {
 		return nil, fmt.Errorf("open catalogue %s: %w", path, err)
 	}
 	writer.SetMaxOpenConns(1)
-	if err := migrate(ctx, writer); err != nil {
+	reserve := &reserve{path: path + ".reserve"}
+	if err := reserve.retry(func() error { return migrate(ctx, writer) }); err != nil {
 		return nil, errors.Join(fmt.Errorf("open catalogue %s: %w", path, err), writer.Close())
 	}
 	readers, err := sql.Open("sqlite", dsn(path, "deferred"))
@@ -69,7 +71,10 @@ func Open(ctx context.Context, path string) (*Catalog, error) {
 	}
 	readers.SetMaxOpenConns(readerConnections)
 	readers.SetMaxIdleConns(readerConnections)
-	return &Catalog{records: records{read: readers, write: writer}, readers: readers, writer: writer}, nil
+	if err := reserve.fill(); err != nil {
+		return nil, errors.Join(err, readers.Close(), writer.Close())
+	}
+	return &Catalog{records: records{read: readers, write: reserved{writer, reserve}}, readers: readers, writer: writer, reserve: reserve}, nil
 }
 
 // hide makes the file readable for its owner only: it holds private keys and environment variables. SQLite gives the
@@ -112,8 +117,13 @@ func (c *Catalog) Close() error {
 }
 
 // InTx runs do in one transaction: all of its writes become visible and durable together when do returns nil, none of
-// them otherwise. do MUST use only tx: a write on the catalogue itself would wait for the transaction to end.
+// them otherwise. do MUST use only tx: a write on the catalogue itself would wait for the transaction to end. On a full
+// disk it is called again, with the reserve.
 func (c *Catalog) InTx(ctx context.Context, do func(tx *Tx) error) error {
+	return c.reserve.retry(func() error { return c.inTx(ctx, do) })
+}
+
+func (c *Catalog) inTx(ctx context.Context, do func(tx *Tx) error) error {
 	sqlTx, err := c.writer.BeginTx(ctx, nil)
 	if err != nil {
 		return translate(err, "catalogue transaction")

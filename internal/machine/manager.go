@@ -143,6 +143,9 @@ func (m *Manager) collector() {
 			m.Logger.Error("garbage collection failed", "error", err)
 			continue
 		}
+		if err := m.Catalog.Refill(); err != nil {
+			m.Logger.Warn("no reserve for the catalogue", "error", err)
+		}
 		if !done {
 			select {
 			case <-m.life.Done():

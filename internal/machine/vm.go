@@ -231,7 +231,9 @@ func (m *Manager) diskFull(v *vm) {
 	reason := fmt.Sprintf("the host's disk is full: its guest waits in the middle of a write; free space on the file system of %s, then resume it", m.DataDir)
 	if err := m.update(m.life, v, func(r *VM) { r.State, r.Reason = string(StatePaused), reason }); err != nil {
 		m.Logger.Error("VM stopped by a full disk, not recorded", "vm", r.ID, "error", err)
-		return
+		v.mu.Lock()
+		v.record.State, v.record.Reason = string(StatePaused), reason // not even the catalogue's reserve was left
+		v.mu.Unlock()
 	}
 	m.Logger.Warn("VM stopped: no room for what its guest writes", "vm", r.ID, "data", m.DataDir)
 }
