@@ -113,6 +113,39 @@ type RepositoryTag struct {
 	Description *string
 	CreatedAt   time.Time
 	UpdatedAt   time.Time
+	Protected   bool // looked up when read (TagKeys), ignored when written
+}
+
+// PublicRepository is a repository that everybody may see.
+type PublicRepository struct {
+	Repository
+	OrgName string
+}
+
+// PlainTag is one row of the table commit_tags.
+type PlainTag struct {
+	ID          string
+	OrgID       string
+	Name        string
+	CommitID    string
+	Description *string
+	CreatedAt   time.Time
+	UpdatedAt   time.Time
+}
+
+// TagEvent is one row of the table tag_events.
+type TagEvent struct {
+	ID          int64 // ascending; ignored when written
+	RepoID      string
+	TagName     string
+	At          time.Time
+	Action      string // create, move, rollback, delete
+	FromCommit  string // "" the tag was made
+	ToCommit    string // "" the tag was deleted
+	KeyID       string
+	KeyName     string
+	Description *string
+	Available   bool // ToCommit still exists; looked up when read
 }
 
 // Image is one row of the table images.

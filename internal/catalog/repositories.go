@@ -2,8 +2,7 @@ package catalog
 
 import "context"
 
-const repositoryColumns = `repo_id, org_id, name, description, is_public, created_at,
-	(SELECT count(*) FROM repository_tags AS t WHERE t.repo_id = repositories.repo_id)`
+const repositoryColumns = `repo_id, org_id, repositories.name, description, is_public, repositories.created_at, tag_count`
 
 func readRepository(row scan) (Repository, error) {
 	var r Repository
@@ -41,11 +40,33 @@ func (r *records) Repositories(ctx context.Context, orgID string) ([]Repository,
 		`SELECT `+repositoryColumns+` FROM repositories WHERE org_id = ? ORDER BY created_at DESC, rowid DESC`, orgID)
 }
 
-const tagColumns = `tag_id, repo_id, name, commit_id, description, created_at, updated_at`
+// PublicRepositories lists the public repositories of all organisations, newest first.
+func (r *records) PublicRepositories(ctx context.Context) ([]PublicRepository, error) {
+	return list(ctx, r.read, "public repositories", readPublicRepository, `SELECT `+repositoryColumns+`, organisations.name
+		FROM repositories JOIN organisations USING (org_id) WHERE is_public = 1
+		ORDER BY repositories.created_at DESC, repositories.rowid DESC`)
+}
+
+// PublicRepository gives a public repository by the exact names of organisation and repository.
+func (r *records) PublicRepository(ctx context.Context, org, name string) (PublicRepository, error) {
+	return one(ctx, r.read, "public repository '"+org+"/"+name+"'", readPublicRepository, `SELECT `+repositoryColumns+`, organisations.name
+		FROM organisations JOIN repositories USING (org_id)
+		WHERE organisations.name = ? AND repositories.name = ? AND is_public = 1`, org, name)
+}
+
+func readPublicRepository(row scan) (PublicRepository, error) {
+	var p PublicRepository
+	repo, err := readRepository(func(dest ...any) error { return row(append(dest, &p.OrgName)...) })
+	p.Repository = repo
+	return p, err
+}
+
+const tagColumns = `tag_id, repo_id, name, commit_id, description, created_at, updated_at,
+	EXISTS (SELECT 1 FROM tag_keys AS k WHERE k.tag_id = repository_tags.tag_id)`
 
 func readTag(row scan) (RepositoryTag, error) {
 	var t RepositoryTag
-	err := row(&t.ID, &t.RepoID, &t.Name, &t.CommitID, &t.Description, timeColumn{&t.CreatedAt}, timeColumn{&t.UpdatedAt})
+	err := row(&t.ID, &t.RepoID, &t.Name, &t.CommitID, &t.Description, timeColumn{&t.CreatedAt}, timeColumn{&t.UpdatedAt}, &t.Protected)
 	return t, err
 }
 
@@ -79,9 +100,15 @@ func (r *records) Tags(ctx context.Context, repoID string) ([]RepositoryTag, err
 		`SELECT `+tagColumns+` FROM repository_tags WHERE repo_id = ? ORDER BY created_at DESC, rowid DESC`, repoID)
 }
 
-// TagsOfCommit lists the references (repo:tag) that name a commit.
+// ProtectedTags lists the tags of a repository that have keys of their own (TagKeys).
+func (r *records) ProtectedTags(ctx context.Context, repoID string) ([]RepositoryTag, error) {
+	return list(ctx, r.read, "tags", readTag, `SELECT `+tagColumns+` FROM repository_tags
+		WHERE repo_id = ? AND tag_id IN (SELECT tag_id FROM tag_keys) ORDER BY name`, repoID)
+}
+
+// TagsOfCommit lists the tags that name a commit: references (repo:tag) and names of plain tags.
 func (r *records) TagsOfCommit(ctx context.Context, commitID string) ([]string, error) {
 	return list(ctx, r.read, "tags", func(row scan) (ref string, err error) { return ref, row(&ref) },
-		`SELECT r.name || ':' || t.name FROM repository_tags AS t JOIN repositories AS r USING (repo_id)
-		WHERE t.commit_id = ? ORDER BY 1`, commitID)
+		`SELECT r.name || ':' || t.name FROM repository_tags AS t JOIN repositories AS r USING (repo_id) WHERE t.commit_id = ?1
+		UNION ALL SELECT name FROM commit_tags WHERE commit_id = ?1 ORDER BY 1`, commitID)
 }

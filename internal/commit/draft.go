@@ -77,7 +77,12 @@ func (d *Draft) BuildFlat(ctx context.Context, s *memory.Snapshot) error {
 type Record struct {
 	Commit   catalog.Commit // without Manifest and Durable
 	Manifest Manifest       // without DeviceState, Memory, MemoryBase
+	Publish  Publish        // nil: nothing else depends on the commit
 }
+
+// Publish writes more rows in the transaction that makes a commit visible: all of them are there, or none. When it fails,
+// the commit is not made.
+type Publish func(ctx context.Context, tx *catalog.Tx, c catalog.Commit) error
 
 // Write makes the commit durable and then visible. deviceState is moved into the commit. layer is the frozen top of its
 // disk; it is synced here. On error the caller aborts.
@@ -105,29 +110,14 @@ func (d *Draft) Write(ctx context.Context, r Record, s *memory.Snapshot, deviceS
 	if m.DeviceState, err = hashFile(temp + "/device.state"); err != nil {
 		return c, err
 	}
-	if err := disk.Sync(temp + "/device.state"); err != nil {
-		return c, err
-	}
-	if c.Manifest, err = json.Marshal(m); err != nil {
-		return c, err
-	}
-	if err := writeFile(temp+"/manifest.json", c.Manifest, 0o600); err != nil {
-		return c, err
-	}
 	if err := disk.Sync(d.store.LayerPath(c.LayerID)); err != nil {
 		return c, err
 	}
-	if err := syncDir(temp); err != nil {
-		return c, err
-	}
-	if err := os.Rename(temp, final); err != nil {
-		return c, err
-	}
-	if err := syncDir(d.store.dir + "/commits"); err != nil {
+	if c.Manifest, err = d.store.seal(temp, m); err != nil {
 		return c, err
 	}
 	c.MemoryBase, c.Durable = d.base, true
-	if err := d.publish(ctx, c); err != nil {
+	if err := d.publish(ctx, c, r.Publish); err != nil {
 		os.RemoveAll(final)
 		return c, err
 	}
@@ -136,11 +126,41 @@ func (d *Draft) Write(ctx context.Context, r Record, s *memory.Snapshot, deviceS
 	return c, nil
 }
 
+// seal adds the manifest to a commit's files in the folder temp, brings everything to stable storage and gives the folder
+// its name. It returns the manifest as written.
+func (s *Store) seal(temp string, m Manifest) (json.RawMessage, error) {
+	if err := disk.Sync(temp + "/device.state"); err != nil {
+		return nil, err
+	}
+	data, err := json.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	if err := writeFile(temp+"/manifest.json", data, 0o600); err != nil {
+		return nil, err
+	}
+	if err := syncDir(temp); err != nil {
+		return nil, err
+	}
+	if err := os.Rename(temp, s.commitDir(m.CommitID)); err != nil {
+		return nil, err
+	}
+	return data, syncDir(s.dir + "/commits")
+}
+
 // publish writes the rows that make a commit visible.
-func (d *Draft) publish(ctx context.Context, c catalog.Commit) error {
+func (d *Draft) publish(ctx context.Context, c catalog.Commit, more Publish) error {
 	return d.store.catalog.InTx(ctx, func(tx *catalog.Tx) error {
-		if err := tx.InsertCommit(ctx, c); err != nil || !d.flat {
+		if err := tx.InsertCommit(ctx, c); err != nil {
 			return err
+		}
+		if more != nil {
+			if err := more(ctx, tx, c); err != nil {
+				return err
+			}
+		}
+		if !d.flat {
+			return nil
 		}
 		return tx.PutFlat(ctx, catalog.Flat{CommitID: c.ID, BootID: d.store.bootID, UsedAt: time.Now()})
 	})

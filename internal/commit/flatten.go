@@ -21,8 +21,8 @@ func (s *Store) Flatten(ctx context.Context, id string) error {
 		return err
 	}
 	defer release()
-	layers, image, err := s.Chain(ctx, c.LayerID)
-	if err != nil || len(layers) <= maxLayers {
+	files, image, err := s.mergeable(ctx, c.LayerID)
+	if err != nil || len(files) <= maxLayers {
 		return err
 	}
 	org, err := s.catalog.Organisation(ctx, c.OrgID)
@@ -30,21 +30,26 @@ func (s *Store) Flatten(ctx context.Context, id string) error {
 		return err
 	}
 	merged := catalog.Layer{ID: ident.New(), OrgID: c.OrgID, ImageFile: image, Frozen: true, CreatedAt: time.Now()}
-	files := make([]string, len(layers))
-	for i, l := range layers {
-		files[i] = s.LayerPath(l.ID)
-	}
 	if err := disk.Merge(ctx, s.LayerPath(merged.ID), files, s.ImagePath(image), "raw"); err != nil {
 		return err
 	}
 	if err := s.FreezeFile(merged.ID, org.GID); err != nil {
 		return err
 	}
-	s.log.Debug("disk layers merged", "commit", id, "layers", len(layers))
+	s.log.Debug("disk layers merged", "commit", id, "layers", len(files))
 	return s.catalog.InTx(ctx, func(tx *catalog.Tx) error {
 		if err := tx.InsertLayer(ctx, merged); err != nil {
 			return err
 		}
 		return tx.SetCommitBase(ctx, id, merged.ID, c.MemoryBase)
 	})
+}
+
+// mergeable gives the files of a layer chain, the lowest first, and the image they stand on.
+func (s *Store) mergeable(ctx context.Context, id string) (files []string, image string, err error) {
+	layers, image, err := s.Chain(ctx, id)
+	for _, l := range layers {
+		files = append(files, s.LayerPath(l.ID))
+	}
+	return files, image, err
 }

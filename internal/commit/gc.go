@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
+	"time"
 
 	"vers/internal/catalog"
 	"vers/internal/disk"
@@ -14,7 +15,8 @@ import (
 
 // Collect removes what nothing needs any more. It is the only one that deletes commits, layers and flat files.
 //
-// Roots are commits that their owner has not deleted, VMs, and leases. A commit keeps its memory base and its disk
+// Roots are commits that their owner has not deleted, VMs, and leases; imports (import.go) only as long as they were used
+// lately. A commit keeps its memory base and its disk
 // layers; a VM keeps its memory base and its layers. Flat files beyond the budget go by recency, never those of VMs.
 // While somebody holds files that the catalogue does not name yet, it does nothing and returns false: try again later.
 func (s *Store) Collect(ctx context.Context) (done bool, err error) {
@@ -76,8 +78,13 @@ func (s *Store) mark(ctx context.Context) (liveSet, error) {
 			id = commitByID[id].MemoryBase
 		}
 	}
+	used, err := s.lastUses(ctx)
+	if err != nil {
+		return live, err
+	}
 	for _, c := range commits {
-		if !c.Deleted || s.leased(c.ID) {
+		stale := isImport(c) && time.Since(c.CreatedAt) > importKept && time.Since(used[c.ID]) > importKept
+		if !c.Deleted && !stale || s.leased(c.ID) {
 			keepCommit(c.ID)
 		}
 	}
@@ -89,6 +96,16 @@ func (s *Store) mark(ctx context.Context) (liveSet, error) {
 		}
 	}
 	return live, nil
+}
+
+// lastUses says when the flat files of commits were used last.
+func (s *Store) lastUses(ctx context.Context) (map[string]time.Time, error) {
+	flats, err := s.catalog.Flats(ctx)
+	used := make(map[string]time.Time, len(flats))
+	for _, f := range flats {
+		used[f.CommitID] = f.UsedAt
+	}
+	return used, err
 }
 
 func (s *Store) sweepCommits(ctx context.Context, live liveSet) error {

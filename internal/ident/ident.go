@@ -52,6 +52,7 @@ func ValidName(s string, limit int) bool {
 const (
 	RepositoryName = 64
 	TagName        = 128
+	PlainTagName   = 64
 	ImageName      = 64
 	CommitName     = 128
 )

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"vers/internal/catalog"
+	"vers/internal/commit"
 	"vers/internal/fault"
 	"vers/internal/ident"
 	"vers/internal/memory"
@@ -24,28 +25,49 @@ type clone struct {
 	deviceState string           // path, if the commit is not written yet
 	memoryBase  string           // commit whose flat file is mapped, if it is not commit's own
 	patch       *memory.Snapshot // pages to put on top of memoryBase
+	parent      Commit           // what the VM says it was started from; no id: nothing that users see
 	reason      string           // run, restore, branch
 }
 
-// Restore makes a VM from a commit of the caller's organisation.
+// Restore makes a VM from a commit of the caller's organisation, or from any public one.
 func (m *Manager) Restore(ctx context.Context, c Caller, commitID string) (VM, error) {
-	record, err := m.visibleCommit(ctx, c, commitID)
+	defer m.Commits.Hold()()
+	p, err := m.startable(ctx, c, commitID, "restore")
 	if err != nil {
 		return VM{}, err
 	}
-	return m.restore(ctx, c, clone{commit: record, reason: "restore"})
+	return m.restore(ctx, c, p)
 }
 
-// visibleCommit gives a commit that the caller may restore.
-func (m *Manager) visibleCommit(ctx context.Context, c Caller, id string) (Commit, error) {
-	record, err := m.Catalog.Commit(ctx, id)
+// startable says how VMs are started from a commit of the caller's organisation, or from any public one. The caller holds
+// off garbage collection until they are.
+func (m *Manager) startable(ctx context.Context, c Caller, id, reason string) (clone, error) {
+	record, err := m.visibleCommit(ctx, id)
+	if err == nil && record.OrgID != c.OrgID && !record.IsPublic {
+		err = fault.NotFoundf("commit '%s' not found", id)
+	}
 	if err != nil {
-		return record, err
+		return clone{}, err
 	}
-	if record.Deleted || record.TemplateKey != "" || record.OrgID != c.OrgID {
-		return record, fault.NotFoundf("commit '%s' not found", id)
+	own, err := m.imported(ctx, c, record)
+	return clone{commit: own, parent: record, reason: reason}, err
+}
+
+// visibleCommit gives a commit that users see, whoever's it is.
+func (m *Manager) visibleCommit(ctx context.Context, id string) (Commit, error) {
+	record, err := m.Catalog.VisibleCommit(ctx, id)
+	if fault.Is(err, fault.NotFound) {
+		err = fault.NotFoundf("commit '%s' not found", id)
 	}
-	return record, nil
+	return record, err
+}
+
+// canLoad refuses states that this host cannot load.
+func (m *Manager) canLoad(id string, manifest commit.Manifest) error {
+	if err := m.Driver.Host().CanLoad(manifest.Hardware); err != nil {
+		return fault.Unavailablef("commit '%s' cannot be restored on this host: %w", id, err)
+	}
+	return nil
 }
 
 func (m *Manager) restore(ctx context.Context, c Caller, p clone) (VM, error) {
@@ -76,8 +98,8 @@ func (m *Manager) cloneAll(ctx context.Context, c Caller, p clone, ids []string)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.Driver.Host().CanLoad(manifest.Hardware); err != nil {
-		return nil, fault.Unavailablef("commit '%s' cannot be restored on this host: %w", p.commit.ID, err)
+	if err := m.canLoad(p.commit.ID, manifest); err != nil {
+		return nil, err
 	}
 	if p.config == (catalog.VMConfig{}) {
 		if err := json.Unmarshal(manifest.Config, &p.config); err != nil {
@@ -139,9 +161,7 @@ func (m *Manager) cloneOne(ctx context.Context, c Caller, p clone, spec Spec, id
 		return nil, err
 	}
 	record.MemoryBase = p.memoryBase
-	if p.commit.TemplateKey == "" {
-		record.ParentCommit, record.GrandparentVM = p.commit.ID, p.commit.ParentVM
-	}
+	record.ParentCommit, record.GrandparentVM = p.parent.ID, p.parent.ParentVM
 	if record.UID, err = m.takeUID(); err != nil {
 		return nil, err
 	}
@@ -279,7 +299,7 @@ func (m *Manager) branchFrom(ctx context.Context, c Caller, v *vm, t *taken, cou
 		t.abort()
 		return nil, Commit{}, err
 	}
-	plan := clone{commit: source, reason: "branch"}
+	plan := clone{commit: source, parent: source, reason: "branch"}
 	if base := v.snapshot().MemoryBase; m.patchable(v, t.capture.Memory, base, count) {
 		plan.memoryBase, plan.patch = base, t.capture.Memory
 	} else if err := t.draft.BuildFlat(ctx, t.capture.Memory); err != nil {
@@ -344,12 +364,13 @@ func (m *Manager) dropCommit(ctx context.Context, c Commit) {
 	m.collectSoon()
 }
 
-// BranchCommit makes VMs from a commit, all or none.
+// BranchCommit makes VMs from a commit of the caller's organisation, or from any public one: all or none.
 func (m *Manager) BranchCommit(ctx context.Context, c Caller, commitID string, count int) ([]VM, error) {
 	if err := checkCount(count); err != nil {
 		return nil, err
 	}
-	record, err := m.visibleCommit(ctx, c, commitID)
+	defer m.Commits.Hold()()
+	p, err := m.startable(ctx, c, commitID, "branch")
 	if err != nil {
 		return nil, err
 	}
@@ -357,7 +378,7 @@ func (m *Manager) BranchCommit(ctx context.Context, c Caller, commitID string, c
 	for i := range ids {
 		ids[i] = ident.New()
 	}
-	vms, err := m.cloneAll(ctx, c, clone{commit: record, reason: "branch"}, ids)
+	vms, err := m.cloneAll(ctx, c, p, ids)
 	if err != nil {
 		return nil, err
 	}

@@ -146,13 +146,18 @@ func (m *Manager) newCommitID(ctx context.Context, wanted string) (string, error
 // DeleteCommit removes a commit from its owner's view. fault.Conflict while VMs that were started from it live, or tags
 // point at it. Its data goes when no other commit or VM stands on it.
 func (m *Manager) DeleteCommit(ctx context.Context, c Caller, commitID string) error {
-	if _, err := m.visibleCommit(ctx, c, commitID); err != nil {
+	record, err := m.visibleCommit(ctx, commitID)
+	if err == nil && record.OrgID != c.OrgID {
+		err = fault.NotFoundf("commit '%s' not found", commitID)
+	}
+	if err != nil {
 		return err
 	}
 	active := 0
 	m.mu.Lock()
 	for _, v := range m.vms {
-		if r := v.snapshot(); r.ParentCommit == commitID && r.State != string(StateDead) {
+		// Another organisation's VM stands on a copy of its own.
+		if r := v.snapshot(); r.ParentCommit == commitID && r.OrgID == c.OrgID && r.State != string(StateDead) {
 			active++
 		}
 	}
@@ -160,7 +165,7 @@ func (m *Manager) DeleteCommit(ctx context.Context, c Caller, commitID string) e
 	if active > 0 {
 		return fault.Conflictf("commit '%s' is in use: %d active VMs were started from it; delete them first", commitID, active)
 	}
-	err := m.Catalog.InTx(ctx, func(tx *catalog.Tx) error {
+	err = m.Catalog.InTx(ctx, func(tx *catalog.Tx) error {
 		tags, err := tx.TagsOfCommit(ctx, commitID)
 		if err != nil {
 			return err

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"vers/internal/catalog"
 	"vers/internal/commit"
 	"vers/internal/fault"
@@ -69,6 +71,7 @@ type Manager struct {
 	vms       map[string]*vm
 	uids      map[int]bool
 	templates map[string]chan struct{} // by key: being made; closed when that has come to an end
+	imports   singleflight.Group       // by commit.ImportKey
 
 	background sync.WaitGroup
 	stop       context.CancelFunc
@@ -131,12 +134,16 @@ func (m *Manager) collectSoon() {
 	}
 }
 
+// collectEvery is how often garbage is collected when nobody asks: imports go stale by time alone.
+const collectEvery = time.Hour
+
 func (m *Manager) collector() {
 	for {
 		select {
 		case <-m.life.Done():
 			return
 		case <-m.kick:
+		case <-time.After(collectEvery):
 		}
 		done, err := m.Commits.Collect(m.life)
 		if err != nil && m.life.Err() == nil {

@@ -61,6 +61,21 @@ func WriteDelta(path string, s *Snapshot, base string) (info DeltaInfo, err erro
 		return info, fmt.Errorf("write memory delta %s: %w", path, err)
 	}
 	info = deltaInfo(s.size, runs, baseID(base))
+	return publishDelta(path, info, func(out io.Writer) error {
+		if err := writeDeltaHead(out, info, runs); err != nil {
+			return err
+		}
+		for _, r := range runs {
+			if _, err := out.Write(r.data); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// publishDelta makes the file, lets write fill it, and adds the trailer. On error nothing is left behind.
+func publishDelta(path string, info DeltaInfo, write func(io.Writer) error) (_ DeltaInfo, err error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return info, writeError(path, info.FileBytes, err)
@@ -77,7 +92,7 @@ func WriteDelta(path string, s *Snapshot, base string) (info DeltaInfo, err erro
 	}
 	sum := blake3.New(deltaTrailer, nil)
 	out := bufio.NewWriterSize(hashingWriter{f, sum}, deltaChunk)
-	if err := errors.Join(writeDelta(out, info, runs), out.Flush()); err != nil {
+	if err := errors.Join(write(out), out.Flush()); err != nil {
 		return info, err
 	}
 	digest := sum.Sum(nil)
@@ -207,8 +222,8 @@ func (b *baseReader) appendChanged(runs []run, r run) ([]run, error) {
 	return runs, nil
 }
 
-// writeDelta writes everything but the trailer.
-func writeDelta(out io.Writer, info DeltaInfo, runs []run) error {
+// writeDeltaHead writes everything before the data.
+func writeDeltaHead(out io.Writer, info DeltaInfo, runs []run) error {
 	header := make([]byte, deltaHeader)
 	copy(header, deltaMagic)
 	le := binary.LittleEndian
@@ -237,11 +252,6 @@ func writeDelta(out io.Writer, info DeltaInfo, runs []run) error {
 				return err
 			}
 			table = table[:0]
-		}
-	}
-	for _, r := range runs {
-		if _, err := out.Write(r.data); err != nil {
-			return err
 		}
 	}
 	return nil

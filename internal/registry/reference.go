@@ -39,14 +39,21 @@ func (r *Registry) Resolve(ctx context.Context, orgID string, ref Reference) (st
 
 // readTag finds repository and tag of a reference.
 func readTag(ctx context.Context, c reader, orgID string, ref Reference) (repo catalog.Repository, tag catalog.RepositoryTag, err error) {
+	if err = CheckTagName(ref.Tag); err != nil {
+		return repo, tag, err
+	}
 	if repo, err = readRepository(ctx, c, orgID, ref.Repository); err != nil {
 		return repo, tag, err
 	}
 	tag, err = c.Tag(ctx, repo.ID, ref.Tag)
 	if fault.Is(err, fault.NotFound) {
-		err = fault.NotFoundf("tag '%s' not found in repository '%s'", ref.Tag, ref.Repository)
+		err = noTag(ref)
 	}
 	return repo, tag, err
+}
+
+func noTag(ref Reference) error {
+	return fault.NotFoundf("tag '%s' not found in repository '%s'", ref.Tag, ref.Repository)
 }
 
 // reader is what both the catalogue and a transaction can look up.
@@ -57,6 +64,9 @@ type reader interface {
 }
 
 func readRepository(ctx context.Context, c reader, orgID, name string) (catalog.Repository, error) {
+	if err := CheckRepositoryName(name); err != nil {
+		return catalog.Repository{}, err
+	}
 	repo, err := c.Repository(ctx, orgID, name)
 	if fault.Is(err, fault.NotFound) {
 		err = fault.NotFoundf("repository '%s' not found", name)

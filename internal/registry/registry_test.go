@@ -51,6 +51,11 @@ func (w *world) commit(org catalog.Organisation) catalog.Commit {
 	return c
 }
 
+// key is somebody of an organisation.
+func (w *world) key(org catalog.Organisation) catalog.Key {
+	return catalog.Key{ID: org.ID, OrgID: org.ID, Name: "key of " + org.Name}
+}
+
 func (w *world) must(err error) {
 	w.t.Helper()
 	if err != nil {
@@ -177,13 +182,13 @@ func TestRepositories(t *testing.T) {
 	if diff := cmp.Diff(repo, got); diff != "" {
 		t.Fatal(diff)
 	}
-	w.must(w.registry.DeleteRepository(ctx, w.other.ID, "my-app"))
+	w.must(w.registry.DeleteRepository(ctx, w.key(w.other), "my-app"))
 	repos, err := w.registry.Repositories(ctx, w.org.ID)
 	w.must(err)
 	if len(repos) != 1 {
 		t.Fatalf("deleting the other organisation's repository left %d", len(repos))
 	}
-	w.refused(w.registry.DeleteRepository(ctx, w.org.ID, "My-app"), fault.NotFound, "My-app")
+	w.refused(w.registry.DeleteRepository(ctx, w.key(w.org), "My-app"), fault.NotFound, "My-app")
 	w.refused(w.registry.SetVisibility(ctx, w.org.ID, "nothing", true), fault.NotFound, "nothing")
 }
 
@@ -191,41 +196,41 @@ func TestTags(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
 	latest := registry.Reference{Repository: "my-app", Tag: "latest"}
-	_, err := w.registry.CreateTag(ctx, w.org.ID, latest, w.own.ID, nil)
+	_, err := w.registry.CreateTag(ctx, w.key(w.org), latest, w.own.ID, nil)
 	w.refused(err, fault.NotFound, "repository 'my-app'")
 	_, err = w.registry.CreateRepository(ctx, w.org.ID, "my-app", nil)
 	w.must(err)
 
-	_, err = w.registry.CreateTag(ctx, w.org.ID, registry.Reference{Repository: "my-app", Tag: "a b"}, w.own.ID, nil)
+	_, err = w.registry.CreateTag(ctx, w.key(w.org), registry.Reference{Repository: "my-app", Tag: "a b"}, w.own.ID, nil)
 	w.refused(err, fault.Invalid, "a b")
-	_, err = w.registry.CreateTag(ctx, w.org.ID, latest, ident.New(), nil)
+	_, err = w.registry.CreateTag(ctx, w.key(w.org), latest, ident.New(), nil)
 	w.refused(err, fault.NotFound, "commit")
-	_, err = w.registry.CreateTag(ctx, w.org.ID, latest, w.alien.ID, nil)
+	_, err = w.registry.CreateTag(ctx, w.key(w.org), latest, w.alien.ID, nil)
 	w.refused(err, fault.NotFound, "commit")
 	w.alien.IsPublic = true
 	w.must(w.catalog.UpdateCommit(ctx, w.alien))
-	_, err = w.registry.CreateTag(ctx, w.org.ID, latest, w.alien.ID, nil)
+	_, err = w.registry.CreateTag(ctx, w.key(w.org), latest, w.alien.ID, nil)
 	w.refused(err, fault.Forbidden, "fork")
 
 	text := "release"
-	tag, err := w.registry.CreateTag(ctx, w.org.ID, latest, w.own.ID, &text)
+	tag, err := w.registry.CreateTag(ctx, w.key(w.org), latest, w.own.ID, &text)
 	w.must(err)
-	_, err = w.registry.CreateTag(ctx, w.org.ID, latest, w.own.ID, nil)
+	_, err = w.registry.CreateTag(ctx, w.key(w.org), latest, w.own.ID, nil)
 	w.refused(err, fault.Conflict, "my-app:latest", "repo tag update")
 	_, err = w.registry.Tag(ctx, w.other.ID, latest)
 	w.refused(err, fault.NotFound)
 
 	second := w.commit(w.org)
 	w.now = w.now.Add(time.Minute)
-	w.must(w.registry.UpdateTag(ctx, w.org.ID, latest, registry.TagChange{CommitID: second.ID}))
+	w.must(w.registry.UpdateTag(ctx, w.key(w.org), latest, registry.TagChange{CommitID: second.ID}))
 	tag.CommitID, tag.UpdatedAt = second.ID, w.now
 	w.sameTag(latest, tag)
-	w.must(w.registry.UpdateTag(ctx, w.org.ID, latest, registry.TagChange{SetText: true}))
+	w.must(w.registry.UpdateTag(ctx, w.key(w.org), latest, registry.TagChange{SetText: true}))
 	tag.Description = nil
 	w.sameTag(latest, tag)
-	w.refused(w.registry.UpdateTag(ctx, w.org.ID, latest, registry.TagChange{}), fault.Invalid, "nothing to change")
-	w.refused(w.registry.UpdateTag(ctx, w.org.ID, latest, registry.TagChange{CommitID: w.alien.ID}), fault.Forbidden, "fork")
-	w.refused(w.registry.UpdateTag(ctx, w.org.ID, registry.Reference{Repository: "my-app", Tag: "none"},
+	w.refused(w.registry.UpdateTag(ctx, w.key(w.org), latest, registry.TagChange{}), fault.Invalid, "nothing to change")
+	w.refused(w.registry.UpdateTag(ctx, w.key(w.org), latest, registry.TagChange{CommitID: w.alien.ID}), fault.Forbidden, "fork")
+	w.refused(w.registry.UpdateTag(ctx, w.key(w.org), registry.Reference{Repository: "my-app", Tag: "none"},
 		registry.TagChange{SetText: true}), fault.NotFound, "tag 'none'", "my-app")
 	w.sameTag(latest, tag)
 
@@ -234,8 +239,8 @@ func TestTags(t *testing.T) {
 	if id != second.ID {
 		t.Fatalf("my-app:latest is %s, want %s", id, second.ID)
 	}
-	w.must(w.registry.DeleteTag(ctx, w.org.ID, latest))
-	w.refused(w.registry.DeleteTag(ctx, w.org.ID, latest), fault.NotFound)
+	w.must(w.registry.DeleteTag(ctx, w.key(w.org), latest, ""))
+	w.refused(w.registry.DeleteTag(ctx, w.key(w.org), latest, ""), fault.NotFound)
 	tags, err := w.registry.Tags(ctx, w.org.ID, "my-app")
 	w.must(err)
 	if len(tags) != 0 {

@@ -11,15 +11,31 @@ import (
 // CreateRepository makes an empty private repository.
 func (r *Registry) CreateRepository(ctx context.Context, orgID, name string, description *string) (catalog.Repository, error) {
 	repo := catalog.Repository{ID: ident.New(), OrgID: orgID, Name: name, Description: description, CreatedAt: r.now()}
-	if !ident.ValidName(name, ident.RepositoryName) {
-		return repo, fault.Invalidf("repository name %q is not valid: use 1 to %d letters, digits, '-', '_' or '.'",
-			name, ident.RepositoryName)
+	if err := CheckRepositoryName(name); err != nil {
+		return repo, err
 	}
 	err := r.catalog.InsertRepository(ctx, repo)
 	if fault.Is(err, fault.Conflict) {
 		err = fault.Conflictf("repository already exists: '%s'", name)
 	}
 	return repo, err
+}
+
+// CheckRepositoryName refuses names that no repository can have.
+func CheckRepositoryName(name string) error {
+	if !ident.ValidName(name, ident.RepositoryName) {
+		return fault.Invalidf("repository name %.200q is not valid: use 1 to %d letters, digits, '-', '_' or '.'",
+			name, ident.RepositoryName)
+	}
+	return nil
+}
+
+// CheckTagName refuses names that no tag of a repository can have.
+func CheckTagName(name string) error {
+	if !ident.ValidName(name, ident.TagName) {
+		return fault.Invalidf("tag name %.200q is not valid: use 1 to %d letters, digits, '-', '_' or '.'", name, ident.TagName)
+	}
+	return nil
 }
 
 // Repository gives one repository of an organisation.
@@ -32,12 +48,22 @@ func (r *Registry) Repositories(ctx context.Context, orgID string) ([]catalog.Re
 	return r.catalog.Repositories(ctx, orgID)
 }
 
-// DeleteRepository removes a repository with its tags. The commits stay.
-func (r *Registry) DeleteRepository(ctx context.Context, orgID, name string) error {
+// DeleteRepository removes a repository with its tags and their histories. The commits stay. A protected tag in it that
+// the key may not delete is fault.Forbidden.
+func (r *Registry) DeleteRepository(ctx context.Context, by catalog.Key, name string) error {
 	return r.catalog.InTx(ctx, func(tx *catalog.Tx) error {
-		repo, err := readRepository(ctx, tx, orgID, name)
+		repo, err := readRepository(ctx, tx, by.OrgID, name)
 		if err != nil {
 			return err
+		}
+		tags, err := tx.ProtectedTags(ctx, repo.ID)
+		if err != nil {
+			return err
+		}
+		for _, tag := range tags {
+			if err := r.mayMove(ctx, tx, by, Reference{Repository: name, Tag: tag.Name}, tag); err != nil {
+				return err
+			}
 		}
 		return tx.DeleteRepository(ctx, repo.ID)
 	})
@@ -52,89 +78,5 @@ func (r *Registry) SetVisibility(ctx context.Context, orgID, name string, public
 		}
 		repo.IsPublic = public
 		return tx.UpdateRepository(ctx, repo)
-	})
-}
-
-// TagChange is what UpdateTag writes.
-type TagChange struct {
-	CommitID    string  // "" keeps the commit
-	SetText     bool    // write Description
-	Description *string // nil clears it
-}
-
-// CreateTag points a new tag at a commit of the organisation.
-func (r *Registry) CreateTag(ctx context.Context, orgID string, ref Reference, commitID string, description *string) (catalog.RepositoryTag, error) {
-	now := r.now()
-	tag := catalog.RepositoryTag{ID: ident.New(), Name: ref.Tag, CommitID: commitID, Description: description, CreatedAt: now, UpdatedAt: now}
-	if !ident.ValidName(ref.Tag, ident.TagName) {
-		return tag, fault.Invalidf("tag name %q is not valid: use 1 to %d letters, digits, '-', '_' or '.'", ref.Tag, ident.TagName)
-	}
-	err := r.catalog.InTx(ctx, func(tx *catalog.Tx) error {
-		repo, err := readRepository(ctx, tx, orgID, ref.Repository)
-		if err != nil {
-			return err
-		}
-		if _, err := ownCommit(ctx, tx, orgID, commitID); err != nil {
-			return err
-		}
-		tag.RepoID = repo.ID
-		err = tx.InsertTag(ctx, tag)
-		if fault.Is(err, fault.Conflict) {
-			err = fault.Conflictf("tag already exists: '%s'; move it with 'vers repo tag update %s %s --commit <commit>'",
-				ref, ref.Repository, ref.Tag)
-		}
-		return err
-	})
-	return tag, err
-}
-
-// Tag gives one tag.
-func (r *Registry) Tag(ctx context.Context, orgID string, ref Reference) (catalog.RepositoryTag, error) {
-	_, tag, err := readTag(ctx, r.catalog, orgID, ref)
-	return tag, err
-}
-
-// Tags lists the tags of a repository, newest first.
-func (r *Registry) Tags(ctx context.Context, orgID, repository string) ([]catalog.RepositoryTag, error) {
-	repo, err := readRepository(ctx, r.catalog, orgID, repository)
-	if err != nil {
-		return nil, err
-	}
-	return r.catalog.Tags(ctx, repo.ID)
-}
-
-// UpdateTag moves a tag, or changes its description, or both at once. Whoever reads the tag sees it before or after,
-// nothing between. No VM is touched.
-func (r *Registry) UpdateTag(ctx context.Context, orgID string, ref Reference, change TagChange) error {
-	if change.CommitID == "" && !change.SetText {
-		return fault.Invalidf("nothing to change for tag '%s': give commit_id, description or both", ref)
-	}
-	return r.catalog.InTx(ctx, func(tx *catalog.Tx) error {
-		_, tag, err := readTag(ctx, tx, orgID, ref)
-		if err != nil {
-			return err
-		}
-		if change.CommitID != "" {
-			if _, err := ownCommit(ctx, tx, orgID, change.CommitID); err != nil {
-				return err
-			}
-			tag.CommitID = change.CommitID
-		}
-		if change.SetText {
-			tag.Description = change.Description
-		}
-		tag.UpdatedAt = r.now()
-		return tx.UpdateTag(ctx, tag)
-	})
-}
-
-// DeleteTag removes a tag. The commit stays.
-func (r *Registry) DeleteTag(ctx context.Context, orgID string, ref Reference) error {
-	return r.catalog.InTx(ctx, func(tx *catalog.Tx) error {
-		_, tag, err := readTag(ctx, tx, orgID, ref)
-		if err != nil {
-			return err
-		}
-		return tx.DeleteTag(ctx, tag.ID)
 	})
 }

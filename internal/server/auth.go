@@ -12,7 +12,8 @@ import (
 
 // public lists what needs no key. A key that is sent must be right there too.
 func public(path string) bool {
-	return path == "/health" || path == "/openapi.yaml" || path == "/api/v1/system/version"
+	return path == "/health" || path == "/openapi.yaml" || path == "/api/v1/system/version" ||
+		path == publicRoot || strings.HasPrefix(path, publicRoot+"/")
 }
 
 // authenticate finds out who calls. A connection over the UNIX socket acts as the first organisation's local key,

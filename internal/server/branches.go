@@ -40,6 +40,8 @@ func (s *Server) routeBranches() {
 	}
 	branch.id, branch.path, branch.summary = "branch-ref", "/vm/branch/by_ref/{repo}/{tag}", "Start VMs from what a repository's tag points at"
 	add(s, branch, s.branchRef)
+	branch.id, branch.path, branch.summary = "branch-tag", "/vm/branch/by_tag/{tag}", "Start VMs from what a plain tag points at"
+	add(s, branch, s.branchTag)
 }
 
 type branchInput struct {
@@ -120,6 +122,23 @@ func (s *Server) branchRef(ctx context.Context, in *branchRefInput) (*output[api
 		return nil, err
 	}
 	commitID, err := s.Registry.Resolve(ctx, orgOf(ctx), registry.Reference{Repository: in.Repo, Tag: in.Tag})
+	if err != nil {
+		return nil, err
+	}
+	return s.startFromCommit(ctx, commitID, count)
+}
+
+type branchTagInput struct {
+	Tag string `path:"tag"`
+	CountInput
+}
+
+func (s *Server) branchTag(ctx context.Context, in *branchTagInput) (*output[api.NewVMs], error) {
+	count, err := in.number()
+	if err != nil {
+		return nil, err
+	}
+	commitID, err := s.resolvePlain(ctx, in.Tag)
 	if err != nil {
 		return nil, err
 	}

@@ -113,6 +113,29 @@ func (f *fakeMachines) BranchCommit(ctx context.Context, c machine.Caller, commi
 	return vms, nil
 }
 
+func (f *fakeMachines) Fork(ctx context.Context, c machine.Caller, commitID string, publish machine.Publish) (machine.VM, machine.Commit, error) {
+	if _, err := f.catalog.VisibleCommit(ctx, commitID); err != nil {
+		return machine.VM{}, machine.Commit{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.failure(); err != nil {
+		return machine.VM{}, machine.Commit{}, err
+	}
+	id := ident.New()
+	commit := machine.Commit{ID: id, OrgID: c.OrgID, OwnerID: c.KeyID, Name: "fork-" + id[:8], CreatedAt: time.Now()}
+	err := f.catalog.InTx(ctx, func(tx *catalog.Tx) error {
+		if err := tx.InsertCommit(ctx, commit); err != nil {
+			return err
+		}
+		return publish(ctx, tx, commit)
+	})
+	if err != nil {
+		return machine.VM{}, machine.Commit{}, err
+	}
+	return f.add(c, machine.Defaults, nil, catalog.Commit{}), commit, nil
+}
+
 func (f *fakeMachines) Commit(ctx context.Context, c machine.Caller, vmID string, req machine.CommitRequest) (machine.Commit, machine.Timing, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -74,7 +74,7 @@ func (s *Server) getRepository(ctx context.Context, in *RepositoryInput) (*outpu
 func (s *Server) deleteRepository(ctx context.Context, in *RepositoryInput) (*none, error) {
 	ctx, cancel := detach(ctx)
 	defer cancel()
-	return &none{}, s.Registry.DeleteRepository(ctx, orgOf(ctx), in.Name)
+	return &none{}, s.Registry.DeleteRepository(ctx, callerKey(ctx), in.Name)
 }
 
 type visibilityInput struct {

@@ -37,6 +37,9 @@ type Makers interface {
 	Restore(ctx context.Context, caller machine.Caller, commitID string) (machine.VM, error)
 	Branch(ctx context.Context, caller machine.Caller, vmID string, req machine.BranchRequest) ([]machine.VM, machine.Commit, machine.Timing, error)
 	BranchCommit(ctx context.Context, caller machine.Caller, commitID string, count int) ([]machine.VM, error)
+	// Fork makes a VM from any organisation's commit, and a commit of that VM, which publish names in the transaction
+	// that makes both visible. Who may fork what is the server's business.
+	Fork(ctx context.Context, caller machine.Caller, commitID string, publish machine.Publish) (machine.VM, machine.Commit, error)
 }
 
 // Snapshots make and delete commits.
@@ -111,6 +114,10 @@ func New(options Options) *Server {
 	s.routeCommits()
 	s.routeRepositories()
 	s.routeTags()
+	s.routeTagHistory()
+	s.routePlainTags()
+	s.routeForks()
+	s.routePublic()
 	s.routeEnv()
 	s.routeAccount()
 	s.openAPI = sync.OnceValues(s.api.OpenAPI().YAML)

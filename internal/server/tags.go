@@ -34,7 +34,8 @@ func (in TagInput) reference() registry.Reference {
 
 func showTag(ref registry.Reference, tag catalog.RepositoryTag) api.RepoTag {
 	return api.RepoTag{TagID: tag.ID, TagName: tag.Name, Reference: ref.String(), CommitID: tag.CommitID,
-		Description: tag.Description, CreatedAt: tag.CreatedAt.UTC(), UpdatedAt: tag.UpdatedAt.UTC()}
+		Description: tag.Description, CreatedAt: tag.CreatedAt.UTC(), UpdatedAt: tag.UpdatedAt.UTC(),
+		Protected: tag.Protected}
 }
 
 func (s *Server) listTags(ctx context.Context, in *RepositoryInput) (*output[api.RepoTagList], error) {
@@ -42,11 +43,15 @@ func (s *Server) listTags(ctx context.Context, in *RepositoryInput) (*output[api
 	if err != nil {
 		return nil, err
 	}
-	list := api.RepoTagList{Repository: in.Name, Tags: make([]api.RepoTag, 0, len(tags))}
+	return reply(showTags(in.Name, tags)), nil
+}
+
+func showTags(repository string, tags []catalog.RepositoryTag) api.RepoTagList {
+	list := api.RepoTagList{Repository: repository, Tags: make([]api.RepoTag, 0, len(tags))}
 	for _, tag := range tags {
-		list.Tags = append(list.Tags, showTag(registry.Reference{Repository: in.Name, Tag: tag.Name}, tag))
+		list.Tags = append(list.Tags, showTag(registry.Reference{Repository: repository, Tag: tag.Name}, tag))
 	}
-	return reply(list), nil
+	return list
 }
 
 type createTagInput struct {
@@ -62,7 +67,7 @@ func (s *Server) createTag(ctx context.Context, in *createTagInput) (*output[api
 	ctx, cancel := detach(ctx)
 	defer cancel()
 	ref := registry.Reference{Repository: in.Name, Tag: in.Body.TagName}
-	tag, err := s.Registry.CreateTag(ctx, orgOf(ctx), ref, id, in.Body.Description)
+	tag, err := s.Registry.CreateTag(ctx, callerKey(ctx), ref, id, in.Body.Description)
 	if err != nil {
 		return nil, err
 	}
@@ -83,21 +88,47 @@ type updateTagInput struct {
 }
 
 func (s *Server) updateTag(ctx context.Context, in *updateTagInput) (*none, error) {
-	change := registry.TagChange{SetText: in.Body.Description.Set, Description: in.Body.Description.Value}
-	if in.Body.CommitID != nil {
-		id, err := commitID(*in.Body.CommitID)
-		if err != nil {
-			return nil, err
-		}
-		change.CommitID = id
+	change, err := tagChange(in.Body.CommitID, in.Body.ExpectedCommitID, in.Body.Description)
+	if err != nil {
+		return nil, err
 	}
 	ctx, cancel := detach(ctx)
 	defer cancel()
-	return &none{}, s.Registry.UpdateTag(ctx, orgOf(ctx), in.reference(), change)
+	return &none{}, s.Registry.UpdateTag(ctx, callerKey(ctx), in.reference(), change)
 }
 
-func (s *Server) deleteTag(ctx context.Context, in *TagInput) (*none, error) {
+// tagChange reads the body of a PATCH of a tag.
+func tagChange(commit, expected *string, description api.OptionalString) (change registry.TagChange, err error) {
+	change.SetText, change.Description = description.Set, description.Value
+	if change.CommitID, err = optionalCommitID(commit); err != nil {
+		return change, err
+	}
+	change.Expected, err = optionalCommitID(expected)
+	return change, err
+}
+
+// optionalCommitID reads a commit id that may be missing: "" then.
+func optionalCommitID(text *string) (string, error) {
+	if text == nil {
+		return "", nil
+	}
+	return commitID(*text)
+}
+
+type deleteTagInput struct {
+	TagInput
+	Expected string `query:"expected_commit_id" doc:"[ours] Refused (409) if the tag points at another commit now"`
+}
+
+func (s *Server) deleteTag(ctx context.Context, in *deleteTagInput) (*none, error) {
+	expected := ""
+	if in.Expected != "" {
+		var err error
+		if expected, err = commitID(in.Expected); err != nil {
+			return nil, err
+		}
+	}
 	ctx, cancel := detach(ctx)
 	defer cancel()
-	return &none{}, s.Registry.DeleteTag(ctx, orgOf(ctx), in.reference())
+	return &none{}, s.Registry.DeleteTag(ctx, callerKey(ctx), in.reference(), expected)
 }

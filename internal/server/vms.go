@@ -215,7 +215,7 @@ func (s *Server) selectCommit(ctx context.Context, r api.FromCommitRequest) (str
 	case r.Ref != nil:
 		return s.resolve(ctx, *r.Ref)
 	case r.TagName != nil:
-		return "", noPlainTag(*r.TagName)
+		return s.resolvePlain(ctx, *r.TagName)
 	}
 	// Older clients send whatever the user typed as commit_id (spec/api.md 3.2 #3).
 	if id, ok := ident.Parse(*r.CommitID); ok {
@@ -224,12 +224,17 @@ func (s *Server) selectCommit(ctx context.Context, r api.FromCommitRequest) (str
 	if strings.Contains(*r.CommitID, ":") {
 		return s.resolve(ctx, *r.CommitID)
 	}
-	return "", noPlainTag(*r.CommitID)
+	commitID, err := s.resolvePlain(ctx, *r.CommitID)
+	if fault.Is(err, fault.NotFound) {
+		err = fault.NotFoundf("commit or tag '%s' not found; tags of repositories are written repo:tag", *r.CommitID)
+	}
+	return commitID, err
 }
 
-// noPlainTag is the answer to every plain tag: repositories are where tags live.
-func noPlainTag(name string) error {
-	return fault.NotFoundf("commit or tag '%s' not found; tags of repositories are written repo:tag", name)
+// resolvePlain finds the commit a plain tag of the own organisation points at.
+func (s *Server) resolvePlain(ctx context.Context, name string) (string, error) {
+	tag, err := s.Registry.PlainTag(ctx, orgOf(ctx), name)
+	return tag.CommitID, err
 }
 
 // resolve finds the commit a reference of the own organisation points at.
