@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"vers/internal/fault"
 )
 
 // Kill ends the process if it still is the one that was recorded, and waits until it is gone. It reports whether there
@@ -48,28 +50,47 @@ func (p Process) Alive() bool {
 	return err == nil && now == p
 }
 
-// FindProcess identifies the process that has a pid now. A process that has ended but was not reaped does not count.
+// FindProcess identifies the process that has a pid now. fault.NotFound if there is none; one that has ended but was not
+// reaped does not count.
 func FindProcess(pid int) (Process, error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := HostBootID()
 	if err != nil {
 		return Process{}, err
 	}
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return Process{}, err
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return Process{}, fault.NotFoundf("process %d is gone", pid)
 	}
-	// The command name is in parentheses and may hold anything: fields are counted after the last one.
-	_, rest, ok := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')'):]), " ")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 20 {
-		return Process{}, fmt.Errorf("read the start time of process %d: unexpected format", pid)
-	}
-	if fields[0] == "Z" || fields[0] == "X" {
-		return Process{}, fmt.Errorf("process %d has ended", pid)
-	}
-	start, err := strconv.ParseUint(fields[19], 10, 64)
 	if err != nil {
 		return Process{}, fmt.Errorf("read the start time of process %d: %w", pid, err)
 	}
-	return Process{PID: pid, StartTime: start, BootID: strings.TrimSpace(string(boot))}, nil
+	start, state, err := parseStat(string(stat))
+	if err != nil {
+		return Process{}, fmt.Errorf("read the start time of process %d: %w", pid, err)
+	}
+	if state == 'Z' || state == 'X' {
+		return Process{}, fault.NotFoundf("process %d has ended", pid)
+	}
+	return Process{PID: pid, StartTime: start, BootID: boot}, nil
+}
+
+// parseStat reads start time (clock ticks since boot) and state from /proc/<pid>/stat. The second field, the name, may
+// hold spaces and parentheses; the rest starts after the last ')'.
+func parseStat(stat string) (start uint64, state byte, err error) {
+	after := strings.LastIndexByte(stat, ')')
+	fields := strings.Fields(stat[after+1:])
+	if after < 0 || len(fields) < 20 || len(fields[0]) != 1 {
+		return 0, 0, errors.New("/proc/<pid>/stat has an unknown form")
+	}
+	start, err = strconv.ParseUint(fields[19], 10, 64)
+	return start, fields[0][0], err
+}
+
+// HostBootID tells one boot of the host from all others.
+func HostBootID() (string, error) {
+	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read the host's boot id: %w", err)
+	}
+	return strings.TrimSpace(string(data)), nil
 }

@@ -210,7 +210,7 @@ func (d *Driver) bootProbe(ctx context.Context, c Config, model string) error {
 
 // proofFor says what a proof made now holds for.
 func (d *Driver) proofFor(c Config) (provenChoice, error) {
-	boot, err := bootID()
+	boot, err := machine.HostBootID()
 	if err != nil {
 		return provenChoice{}, err
 	}

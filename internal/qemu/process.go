@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 
@@ -30,13 +28,6 @@ type process struct {
 
 // openProcess finds the process that id means. fault.NotFound if it is gone.
 func openProcess(id machine.Process) (*process, error) {
-	boot, err := bootID()
-	if err != nil {
-		return nil, err
-	}
-	if id.BootID != boot {
-		return nil, fault.NotFoundf("process %d belonged to an earlier boot of this host", id.PID)
-	}
 	fd, err := unix.PidfdOpen(id.PID, unix.PIDFD_NONBLOCK)
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
 		return nil, fault.NotFoundf("process %d is gone", id.PID)
@@ -45,13 +36,13 @@ func openProcess(id machine.Process) (*process, error) {
 		return nil, fmt.Errorf("open process %d: %w", id.PID, err)
 	}
 	// Only now that the number is held does the start time prove which process it is.
-	start, state, err := processStat(id.PID)
-	if err != nil || start != id.StartTime || state == 'Z' || state == 'X' {
+	now, err := machine.FindProcess(id.PID)
+	if err == nil && now != id {
+		err = fault.NotFoundf("process %d is gone, its number belongs to another one now", id.PID)
+	}
+	if err != nil {
 		unix.Close(fd)
-		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
-			return nil, err
-		}
-		return nil, fault.NotFoundf("process %d is gone", id.PID)
+		return nil, err
 	}
 	return watchProcess(id, fd), nil
 }
@@ -143,50 +134,6 @@ func (p *process) signal() error {
 // release stops watching. The process goes on.
 func (p *process) release() { p.fd.Close() }
 
-// identify gives what tells a running process from all others.
-func identify(pid int) (machine.Process, error) {
-	boot, err := bootID()
-	if err != nil {
-		return machine.Process{}, err
-	}
-	start, _, err := processStat(pid)
-	if err != nil {
-		return machine.Process{}, err
-	}
-	return machine.Process{PID: pid, StartTime: start, BootID: boot}, nil
-}
-
-func bootID() (string, error) {
-	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("read the host's boot id: %w", err)
-	}
-	return strings.TrimSpace(string(data)), nil
-}
-
-// processStat reads start time (clock ticks since boot) and state of a process.
-func processStat(pid int) (start uint64, state byte, err error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, 0, fmt.Errorf("read the start time of process %d: %w", pid, err)
-	}
-	return parseStat(string(data))
-}
-
-// parseStat: the second field, the name, may hold spaces and parentheses; the rest starts after the last ')'.
-func parseStat(stat string) (start uint64, state byte, err error) {
-	after := strings.LastIndexByte(stat, ')')
-	fields := strings.Fields(stat[after+1:])
-	if after < 0 || len(fields) < 20 || len(fields[0]) != 1 {
-		return 0, 0, errors.New("read the start time of a process: /proc/<pid>/stat has an unknown form")
-	}
-	start, err = strconv.ParseUint(fields[19], 10, 64)
-	if err != nil {
-		return 0, 0, fmt.Errorf("read the start time of a process: %w", err)
-	}
-	return start, fields[0][0], nil
-}
-
 // startLauncher starts the launcher with plan, detached. out becomes stdout and stderr, monitor the QMP listener.
 func startLauncher(launcher []string, plan launchPlan, out, monitor int) (*process, error) {
 	planFile, err := sealedPlan(plan)
@@ -211,14 +158,17 @@ func startLauncher(launcher []string, plan launchPlan, out, monitor int) (*proce
 	if err != nil {
 		return nil, fmt.Errorf("start the launcher %s: %w", launcher[0], err)
 	}
-	id, err := identify(pid)
-	if err != nil || pidfd < 0 {
+	id, err := machine.FindProcess(pid)
+	if err == nil && pidfd < 0 {
+		err = errors.New("this kernel lacks pidfd")
+	}
+	if err != nil {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // our child, not yet waited for: the number cannot mean another one
 		_, _ = syscall.Wait4(pid, nil, 0, nil)
 		if pidfd >= 0 {
 			unix.Close(pidfd)
 		}
-		return nil, errors.Join(fmt.Errorf("start the launcher %s: this kernel lacks pidfd", launcher[0]), err)
+		return nil, fmt.Errorf("start the launcher %s: %w", launcher[0], err)
 	}
 	return watchProcess(id, pidfd), nil
 }

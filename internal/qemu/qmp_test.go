@@ -104,21 +104,6 @@ func TestQMP(t *testing.T) {
 	q.Close()
 }
 
-func TestProcessStat(t *testing.T) {
-	const rest = " S 1 2 3 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 77123 1 1"
-	for _, name := range []string{"qemu", "a b", "x) R 1 (y", ")"} {
-		start, state, err := parseStat("42 (" + name + ")" + rest)
-		if err != nil || start != 77123 || state != 'S' {
-			t.Errorf("%q: start %d, state %c, %v", name, start, state, err)
-		}
-	}
-	for _, bad := range []string{"", "42", "42 (qemu) S 1", "42 (qemu" + rest} {
-		if _, _, err := parseStat(bad); err == nil {
-			t.Errorf("%q has a start time", bad)
-		}
-	}
-}
-
 func TestChooseMachine(t *testing.T) {
 	for want, offered := range map[string][]string{
 		"pc-q35-7.2":  {"pc-q35-10.0", "pc-q35-7.2", "q35", "microvm"},
