@@ -209,6 +209,7 @@ type user struct {
 	server *server
 	home   string
 	dir    string
+	key    string // "": whom the socket stands for
 }
 
 func newUser(t *testing.T, s *server) *user {
@@ -219,7 +220,7 @@ func newUser(t *testing.T, s *server) *user {
 }
 
 func (u *user) env() []string {
-	return append(os.Environ(), "HOME="+u.home, "PATH="+bin+":"+os.Getenv("PATH"), "VERS_URL=unix://"+u.server.socket(), "VERS_API_KEY=", "NO_COLOR=1")
+	return append(os.Environ(), "HOME="+u.home, "PATH="+bin+":"+os.Getenv("PATH"), "VERS_URL=unix://"+u.server.socket(), "VERS_API_KEY="+u.key, "NO_COLOR=1")
 }
 
 // result of a command line.
