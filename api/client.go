@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -144,6 +145,7 @@ var retryDelays = []time.Duration{100 * time.Millisecond, 300 * time.Millisecond
 type call struct {
 	method string
 	path   []string // segments after /api/v1
+	root   string   // what stands in front of path instead of api/v1
 	query  url.Values
 	body   any // nil: none
 	accept string
@@ -220,8 +222,9 @@ func repeatable(method string, err error) bool {
 
 func (c *Client) once(ctx context.Context, r call, body []byte, idempotency string) (*http.Response, error) {
 	u := *c.base
-	escaped := []string{strings.TrimRight(u.EscapedPath(), "/"), "api/v1"}
-	plain := []string{u.Path, "api/v1"}
+	root := cmp.Or(r.root, "api/v1")
+	escaped := []string{strings.TrimRight(u.EscapedPath(), "/"), root}
+	plain := []string{u.Path, root}
 	for _, segment := range r.path {
 		escaped = append(escaped, url.PathEscape(segment))
 		plain = append(plain, segment)

@@ -32,12 +32,6 @@ func (c *Client) Images(ctx context.Context) ([]Image, error) {
 	return out.Images, err
 }
 
-// Whoami says which organisation and key the calls are made for.
-func (c *Client) Whoami(ctx context.Context) (Whoami, error) {
-	var out Whoami
-	return out, c.do(ctx, call{method: http.MethodGet, path: []string{"whoami"}}, &out)
-}
-
 // ServerVersion gives the version of the server. It needs no key.
 func (c *Client) ServerVersion(ctx context.Context) (Version, error) {
 	var out Version

@@ -296,12 +296,6 @@ type ImageList struct {
 	Offset int64   `json:"offset"`
 }
 
-// KeyValidation is the answer of POST /keys/validate.
-type KeyValidation struct {
-	Valid   bool   `json:"valid"`
-	Message string `json:"message"`
-}
-
 // Version is the answer of GET /system/version.
 type Version struct {
 	ExecutableName   string `json:"executable_name"`
@@ -317,12 +311,4 @@ type Health struct {
 		HTTP      int64 `json:"http"`
 		WebSocket int64 `json:"websocket"`
 	} `json:"connections" doc:"Connections open now"`
-}
-
-// Whoami is the answer of GET /whoami [ours].
-type Whoami struct {
-	OrgID   string `json:"org_id" format:"uuid"`
-	OrgName string `json:"org_name"`
-	KeyID   string `json:"key_id"`
-	KeyName string `json:"key_name"`
 }
