@@ -12,6 +12,7 @@ import (
 	"net"
 	"runtime/debug"
 	"sync"
+	"syscall"
 	"time"
 
 	"vers/internal/fault"
@@ -183,6 +184,15 @@ func (s *Server) answer(ctx context.Context, number int64, req guest.Request) (a
 		return nil, s.config.System.GrowRoot(ctx, grow.MinBytes)
 	}
 	return nil, fault.Invalidf("unknown operation %q: versd and agent are of different versions", req.Op)
+}
+
+// EndCommands ends all commands and waits for them. An agent ends with its guest; one that serves in somebody else's
+// process, as in tests, needs this after Serve.
+func (s *Server) EndCommands() {
+	for _, p := range s.table.running() {
+		_, _ = p.signal(syscall.SIGKILL)
+	}
+	s.background.Wait()
 }
 
 func (s *Server) hello() guest.Info {

@@ -72,6 +72,19 @@ func (t *table) find(id string) (*execution, error) {
 	return e, nil
 }
 
+// running lists the processes of commands that have not ended.
+func (t *table) running() []*process {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var all []*process
+	for _, e := range t.byID {
+		if p := e.running(); p != nil {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
 // finished queues a command for eviction.
 func (t *table) finished(e *execution) {
 	t.mu.Lock()

@@ -59,8 +59,8 @@ func (l *ledger) release(id string) {
 	delete(l.booked, id)
 }
 
-// hostMemory gives the host's memory in bytes, or the control group's limit if that is lower.
-func hostMemory() (int64, error) {
+// HostMemory gives the host's memory in bytes, or the control group's limit if that is lower.
+func HostMemory() (int64, error) {
 	f, err := os.Open("/proc/meminfo")
 	if err != nil {
 		return 0, fmt.Errorf("read the host's memory size: %w", err)

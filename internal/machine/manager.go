@@ -90,7 +90,7 @@ func New(ctx context.Context, c Config) (*Manager, error) {
 	if c.MemoryOvercommit == 0 {
 		c.MemoryOvercommit = 1
 	}
-	total, err := hostMemory()
+	total, err := HostMemory()
 	if err != nil {
 		return nil, err
 	}

@@ -57,7 +57,9 @@ func Run(t *testing.T, h Harness) {
 		{"three clones go on with the next number", testClones},
 		{"pages that become zero are zero in the clone", testZeroedPages},
 		{"the memory file may be written until Load", testLateMemory},
+		{"pages are put on top of the memory file", testPatch},
 		{"capture of a paused machine, and keeping it paused", testPausedCapture},
+		{"the active layer is known", testActiveLayer},
 		{"a capture that fails leaves the machine running", testCaptureFails},
 		{"no room for the device state", testFullDisk},
 		{"the disk grows", testGrow},
@@ -213,12 +215,20 @@ type commit struct {
 // capture takes a commit of v and checks that its parts agree.
 func (b *bench) capture(t *testing.T, v *vm, keepPaused bool) commit {
 	t.Helper()
+	c, s := b.take(t, v, keepPaused)
+	s.Release()
+	return c
+}
+
+// take is capture that keeps the dirty pages, to be released.
+func (b *bench) take(t *testing.T, v *vm, keepPaused bool) (commit, *memory.Snapshot) {
+	t.Helper()
 	b.count++
 	state := filepath.Join(v.spec.Dir, fmt.Sprintf("state%d", b.count))
 	overlay := b.overlay(t, v.spec, v.spec.Disk)
 	got, err := v.Capture(b.ctx, machine.CaptureRequest{DeviceState: state, Overlay: overlay, KeepPaused: keepPaused})
 	check(t, err)
-	defer got.Memory.Release()
+	t.Cleanup(got.Memory.Release)
 	if !got.DiskSwitched || got.Paused <= 0 {
 		t.Fatalf("Capture: DiskSwitched %v, Paused %v", got.DiskSwitched, got.Paused)
 	}
@@ -230,7 +240,7 @@ func (b *bench) capture(t *testing.T, v *vm, keepPaused bool) commit {
 	if c.Finished > on || on > c.Attempts || c.Attempts > c.Finished+1 {
 		t.Fatalf("memory and disk disagree: attempts %d, disk %d, finished %d", c.Attempts, on, c.Finished)
 	}
-	return c
+	return c, got.Memory
 }
 
 // flatten writes the memory file of a commit.

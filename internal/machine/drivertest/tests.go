@@ -9,6 +9,7 @@ import (
 	"vers/internal/fault"
 	"vers/internal/machine"
 	"vers/internal/machine/testguest"
+	"vers/internal/memory"
 )
 
 func testBoot(t *testing.T, b *bench) {
@@ -111,6 +112,66 @@ func testLateMemory(t *testing.T, b *bench) {
 	check(t, f.Close())
 	check(t, v.Load(b.ctx, c.state))
 	b.goesOn(t, v, c)
+}
+
+// testPatch starts a clone from the memory file that its parent was started from, with the parent's own pages on top.
+func testPatch(t *testing.T, b *bench) {
+	base := b.capture(t, b.running(t, testguest.PatternBit), false) // with more than the counter to be replaced
+	parent := b.restore(t, base)
+	b.goesOn(t, parent, base)
+	c, own := b.take(t, parent, false)
+	before, err := os.ReadFile(base.flat)
+	check(t, err)
+	s := b.spec(t, c.disk)
+	s.MemoryFile = base.flat
+	v := b.start(t, s)
+	patcher, ok := v.Instance.(machine.MemoryPatcher)
+	if !ok {
+		t.Log("this driver does not put pages into memory")
+		return
+	}
+	check(t, patcher.PatchMemory(b.ctx, own))
+	check(t, v.Load(b.ctx, c.state))
+	b.goesOn(t, v, c)
+	after, err := os.ReadFile(base.flat)
+	check(t, err)
+	if !bytes.Equal(before, after) {
+		t.Fatal("the pages went into the memory file that all share")
+	}
+	// What was put in is the clone's own: a capture of it holds it.
+	again := b.capture(t, v, false)
+	b.goesOn(t, b.restore(t, again), again)
+	small := memory.NewSnapshot(ramBytes/2, nil)
+	if err := b.prepare(t, base).Instance.(machine.MemoryPatcher).PatchMemory(b.ctx, small); err == nil {
+		t.Fatal("pages of a smaller memory were put in")
+	}
+}
+
+func testActiveLayer(t *testing.T, b *bench) {
+	v := b.running(t, 5)
+	want := func(when string) {
+		t.Helper()
+		reporter, ok := v.Instance.(machine.DiskReporter)
+		if !ok {
+			t.Log("this driver does not say where its machines write to")
+			return
+		}
+		path, err := reporter.ActiveLayer(b.ctx)
+		check(t, err)
+		if top := v.spec.Disk[len(v.spec.Disk)-1].Path; filepath.Base(path) != filepath.Base(top) {
+			t.Fatalf("%s the machine writes to %s, want %s", when, path, top)
+		}
+	}
+	want("at first")
+	b.capture(t, v, false)
+	want("after a capture")
+	b.capture(t, v, true)
+	id := v.Process()
+	b.Forget(v.Instance)
+	adopted, err := b.Driver.Adopt(b.ctx, v.spec, id)
+	check(t, err)
+	v.Instance = adopted
+	want("adopted")
 }
 
 func testPausedCapture(t *testing.T, b *bench) {

@@ -1,16 +1,19 @@
 // Package fake is a machine.Driver in memory: what stands on it can be tested without a VM. Its machines count like the
-// guest of testguest, in memory, on the disk and on the console, and pass the conformance suite of drivertest.
+// guest of testguest, in memory, on the disk and on the console, and pass the conformance suite of drivertest. With
+// Networks and Images a whole machine.Manager runs on it.
 //
-// Device states and memory files are real files. The content of disks is kept in memory, by path of the layer.
+// Device states and memory files are real files. The content of disks is kept in memory, by path of the layer. A machine
+// has a real agent (internal/agent) with a directory as its root; commands are processes of the host, which end with
+// their machine. A clone gets the files of that directory as they were in the capture, not the commands.
 package fake
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"vers/internal/fault"
 	"vers/internal/machine"
@@ -24,9 +27,14 @@ type Driver struct {
 
 	mu       sync.Mutex
 	machines map[int]*guest    // by pid
+	byDir    map[string]*guest // the latest one of each directory
 	disks    map[string]uint32 // number that a layer holds at byte 512; absent: the layer below decides
-	full     map[string]bool   // directories without room
+	services map[uint16]Service
+	networks int             // open
+	full     map[string]bool // directories without room
 	nextPID  int
+	bare     bool
+	hook     Hook
 	failing  error // what the next Capture fails with
 }
 
@@ -40,7 +48,8 @@ func New() *Driver {
 	return &Driver{
 		hardware: machine.Hardware{Accelerator: "tcg", CPU: "fake", MachineType: "fake-1", Devices: "v1"},
 		boot:     "00000000-0000-4000-8000-00000000fa4e",
-		machines: map[int]*guest{}, disks: map[string]uint32{}, full: map[string]bool{}, nextPID: firstPID,
+		machines: map[int]*guest{}, byDir: map[string]*guest{}, disks: map[string]uint32{}, services: map[uint16]Service{},
+		full: map[string]bool{}, nextPID: firstPID,
 	}
 }
 
@@ -65,19 +74,36 @@ func (d *Driver) Start(_ context.Context, spec machine.Spec) (machine.Instance, 
 	if err := d.checkSpec(spec); err != nil {
 		return nil, fmt.Errorf("start VM %s: %w", spec.ID, err)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.nextPID++
+	if err := d.at(OpStart, spec); err != nil {
+		return nil, fmt.Errorf("start VM %s: %w", spec.ID, err)
+	}
+	// What an earlier process of this machine left: a boot that begins again begins with the image.
+	if err := os.RemoveAll(filepath.Join(spec.Dir, rootDir)); err != nil {
+		return nil, err
+	}
 	g := &guest{
 		driver: d, spec: spec, disk: append([]machine.Layer(nil), spec.Disk...), size: testguest.DiskBytes,
-		id:     machine.Process{PID: d.nextPID, StartTime: uint64(d.nextPID), BootID: d.boot},
-		status: machine.StatusPaused, ended: make(chan struct{}), done: make(chan struct{}), ends: endsAtOnce(spec.Disk[0].Path),
+		status: machine.StatusPaused, changed: make(chan struct{}), memory: map[int64][]byte{}, full: make(chan struct{}, 1),
+		ended: make(chan struct{}), done: make(chan struct{}), ends: endsAtOnce(spec.Disk[0].Path),
 	}
+	g.life, g.endLife = context.WithCancel(context.Background())
 	if spec.MemoryFile != "" {
 		g.status = machine.StatusPrepared
 	}
-	d.machines[g.id.PID] = g
-	return Instance{guest: g}, nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.nextPID++
+	g.id = machine.Process{PID: d.nextPID, StartTime: uint64(d.nextPID), BootID: d.boot}
+	d.machines[g.id.PID], d.byDir[spec.Dir] = g, g
+	return d.present(g), nil
+}
+
+// present gives the view of a machine that its user gets. The caller holds mu.
+func (d *Driver) present(g *guest) machine.Instance {
+	if d.bare {
+		return struct{ machine.Instance }{Instance{g}}
+	}
+	return Instance{g}
 }
 
 func (d *Driver) checkSpec(spec machine.Spec) error {
@@ -90,7 +116,7 @@ func (d *Driver) checkSpec(spec machine.Spec) error {
 	if len(spec.Disk) == 0 {
 		return fault.Invalidf("there is no disk")
 	}
-	for _, path := range []string{spec.Dir, spec.Disk[len(spec.Disk)-1].Path} {
+	for _, path := range []string{spec.Dir, spec.Disk[0].Path, spec.Disk[len(spec.Disk)-1].Path} {
 		if _, err := os.Stat(path); err != nil || !filepath.IsAbs(path) {
 			return fault.Invalidf("the path %q is not absolute, or nothing is there", path)
 		}
@@ -121,28 +147,70 @@ func endsAtOnce(image string) bool {
 // Adopt implements machine.Driver.
 func (d *Driver) Adopt(_ context.Context, spec machine.Spec, id machine.Process) (machine.Instance, error) {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	g := d.machines[id.PID]
-	d.mu.Unlock()
-	if g == nil || g.id != id || !d.Alive(id) {
+	if g == nil || g.id != id {
 		return nil, fault.NotFoundf("process %d of VM %s is gone", id.PID, spec.ID)
 	}
-	return Instance{guest: g}, nil
+	return d.present(g), nil
 }
 
 // Alive reports whether a machine runs.
 func (d *Driver) Alive(id machine.Process) bool {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	g := d.machines[id.PID]
+	return g != nil && g.id == id
+}
+
+// Machine gives the running machine with an id, for what the outside does to it: crash, power off, write to memory.
+func (d *Driver) Machine(vmID string) (Instance, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, g := range d.machines {
+		if g.spec.ID == vmID {
+			return Instance{g}, true
+		}
+	}
+	return Instance{}, false
+}
+
+// Running gives the number of machines whose process exists.
+func (d *Driver) Running() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.machines)
+}
+
+// Networks gives the number of open networks.
+func (d *Driver) Networks() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.networks
+}
+
+// EndAll ends all machines, as a host does that restarts.
+func (d *Driver) EndAll() {
+	d.mu.Lock()
+	var all []*guest
+	for _, g := range d.machines {
+		all = append(all, g)
+	}
 	d.mu.Unlock()
-	if g == nil || g.id != id {
-		return false
+	for _, g := range all {
+		g.Crash()
 	}
-	select {
-	case <-g.done:
-		return false
-	default:
-		return true
+}
+
+// gone forgets a machine whose process has ended.
+func (d *Driver) gone(g *guest) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.machines, g.id.PID)
+	if d.byDir[g.spec.Dir] == g {
+		delete(d.byDir, g.spec.Dir)
 	}
+	delete(d.full, g.spec.Dir)
 }
 
 // DiskCount gives the number that the guest wrote to a disk.
@@ -157,73 +225,12 @@ func (d *Driver) DiskCount(layers []machine.Layer) uint32 {
 	return 0
 }
 
-// SetFull says whether dir has no room for a device state.
-func (d *Driver) SetFull(dir string, full bool) {
+// writeDisk is a guest's write.
+func (d *Driver) writeDisk(layer string, n uint32) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.full[dir] = full
+	d.disks[layer] = n
 }
 
-// FailCapture makes the next Capture of any machine fail with err, in the pause, before the disk is switched.
-func (d *Driver) FailCapture(err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.failing = err
-}
-
-// captureError gives what a capture into dir fails with, and forgets it if it was for once.
-func (d *Driver) captureError(dir string) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.failing; err != nil {
-		d.failing = nil
-		return err
-	}
-	if d.full[dir] {
-		return fmt.Errorf("write the device state: no space left on device")
-	}
-	return nil
-}
-
-// Running gives the number of machines whose process exists.
-func (d *Driver) Running() int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	n := 0
-	for _, g := range d.machines {
-		select {
-		case <-g.done:
-		default:
-			n++
-		}
-	}
-	return n
-}
-
-// readCounters reads what the guest had in a memory file.
-func readCounters(path string) (testguest.Counters, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return testguest.Counters{}, err
-	}
-	defer f.Close()
-	page := make([]byte, 4096)
-	if _, err := f.ReadAt(page, testguest.CounterPage*4096); err != nil {
-		return testguest.Counters{}, err
-	}
-	return testguest.ParseCounters(page), nil
-}
-
-// Device states of this driver are a magic and the attempts the guest had made.
-const stateMagic = "vers fake device state\n"
-
-func encodeState(c testguest.Counters) []byte {
-	return binary.LittleEndian.AppendUint32([]byte(stateMagic), c.Attempts)
-}
-
-func decodeState(data []byte) (attempts uint32, ok bool) {
-	if len(data) != len(stateMagic)+4 || string(data[:len(stateMagic)]) != stateMagic {
-		return 0, false
-	}
-	return binary.LittleEndian.Uint32(data[len(stateMagic):]), true
-}
+// stepTime is how long the guest takes for half of a number.
+const stepTime = 250 * time.Microsecond

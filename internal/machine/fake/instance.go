@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -15,11 +16,16 @@ import (
 	"vers/internal/memory"
 )
 
-// Instance implements machine.Instance. Several can steer the same machine: after Adopt, as after a restart of versd,
-// the older ones are out of date.
+// Instance implements machine.Instance and its optional powers. Several can steer the same machine: after Adopt, as
+// after a restart of versd, the older ones are out of date.
 type Instance struct{ *guest }
 
-var _ machine.Instance = Instance{}
+var (
+	_ machine.Instance      = Instance{}
+	_ machine.MemoryPatcher = Instance{}
+	_ machine.DiskWatcher   = Instance{}
+	_ machine.DiskReporter  = Instance{}
+)
 
 // guest is the machine itself.
 type guest struct {
@@ -30,19 +36,23 @@ type guest struct {
 
 	mu      sync.Mutex
 	status  machine.Status
+	changed chan struct{} // closed when status changes, and replaced
+	since   time.Time     // while it runs: counter is as of then
 	counter testguest.Counters
+	memory  map[int64][]byte // pages of its own, but for those of the counter
+	files   []byte           // loaded, for the agent that is not started yet
 	console []byte
 	disk    []machine.Layer
 	size    int64
-	stop    chan struct{} // ends the vCPU; nil: stands still
-	stopped chan struct{}
+	full    chan struct{}
+	agent   *agentProcess // nil until somebody calls it
 
+	life        context.Context // ends with the guest
+	endLife     context.CancelFunc
+	calls       sync.WaitGroup // what serves connections
 	ended, done chan struct{}
 	endOnce     sync.Once
 }
-
-// stepTime is how long the guest takes for half of a number.
-const stepTime = 250 * time.Microsecond
 
 const consoleBytes = 64 << 10
 
@@ -55,21 +65,61 @@ func (g *guest) Done() <-chan struct{} { return g.done }
 // Ended implements machine.Instance.
 func (g *guest) Ended() <-chan struct{} { return g.ended }
 
+// DiskFull implements machine.DiskWatcher.
+func (g *guest) DiskFull() <-chan struct{} { return g.full }
+
 // begin locks the machine for a method that needs its process.
 func (g *guest) begin() (func(), error) {
 	g.mu.Lock()
+	if err := g.alive(); err != nil {
+		g.mu.Unlock()
+		return nil, err
+	}
+	return g.mu.Unlock, nil
+}
+
+func (g *guest) alive() error {
 	select {
 	case <-g.done:
-		g.mu.Unlock()
-		return nil, fault.Conflictf("the process of VM %s is gone", g.spec.ID)
+		return fault.Conflictf("the process of VM %s is gone", g.spec.ID)
 	default:
-		return g.mu.Unlock, nil
+		return nil
 	}
+}
+
+// hooked calls the hook before a method that needs the process, and locks.
+func (g *guest) hooked(op Op) (func(), error) {
+	g.mu.Lock()
+	err := g.alive()
+	g.mu.Unlock()
+	if err == nil {
+		err = g.driver.at(op, g.spec)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s VM %s: %w", op, g.spec.ID, err)
+	}
+	return g.begin()
+}
+
+// PatchMemory implements machine.MemoryPatcher.
+func (g *guest) PatchMemory(_ context.Context, s *memory.Snapshot) error {
+	unlock, err := g.hooked(OpPatch)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if g.status != machine.StatusPrepared || s.Size() != g.spec.Hardware.MemoryBytes {
+		return fault.Conflictf("VM %s is %s with %d bytes of RAM: %d bytes are put into it before it is loaded only", g.spec.ID, g.status, g.spec.Hardware.MemoryBytes, s.Size())
+	}
+	return s.Range(func(page int64, data []byte) error {
+		g.memory[page] = append([]byte(nil), data...)
+		return nil
+	})
 }
 
 // Load implements machine.Instance.
 func (g *guest) Load(_ context.Context, deviceState string) error {
-	unlock, err := g.begin()
+	unlock, err := g.hooked(OpLoad)
 	if err != nil {
 		return err
 	}
@@ -81,53 +131,88 @@ func (g *guest) Load(_ context.Context, deviceState string) error {
 	if err != nil {
 		return fmt.Errorf("load VM %s: %w", g.spec.ID, err)
 	}
-	counter, err := readCounters(g.spec.MemoryFile)
+	page, err := g.page(testguest.CounterPage)
 	if err != nil {
 		return fmt.Errorf("load VM %s: %w", g.spec.ID, err)
 	}
-	attempts, ok := decodeState(data)
+	counter := testguest.ParseCounters(page)
+	attempts, files, ok := decodeState(data)
 	if !ok || attempts != counter.Attempts {
 		return fmt.Errorf("load VM %s: %s is no device state that belongs to its memory", g.spec.ID, deviceState)
 	}
-	g.counter, g.status = counter, machine.StatusPaused
+	g.counter, g.files = counter, files
+	g.setStatus(machine.StatusPaused)
 	return nil
+}
+
+// page reads memory. The caller holds mu.
+func (g *guest) page(number int64) ([]byte, error) {
+	if page, ok := g.memory[number]; ok {
+		return page, nil
+	}
+	if g.spec.MemoryFile == "" {
+		return make([]byte, pageBytes), nil
+	}
+	return readPage(g.spec.MemoryFile, number)
+}
+
+// ReadPage gives a page of memory other than those of the counter.
+func (g *guest) ReadPage(number int64) ([]byte, error) {
+	unlock, err := g.begin()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return g.page(number)
+}
+
+// Write makes the guest write to count pages of its memory, beginning with page number first: each is filled with value.
+func (g *guest) Write(first, count int64, value byte) error {
+	unlock, err := g.begin()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if first <= testguest.PatternPage || (first+count)*pageBytes > g.spec.Hardware.MemoryBytes {
+		return fault.Invalidf("pages %d to %d are the counter's or not there", first, first+count-1)
+	}
+	page := make([]byte, pageBytes) // shared by all: nobody writes into a page
+	for i := range page {
+		page[i] = value
+	}
+	for i := range count {
+		g.memory[first+i] = page
+	}
+	return nil
+}
+
+// Counters gives how far the guest has counted.
+func (g *guest) Counters() testguest.Counters {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.advance()
+	return g.counter
 }
 
 // Resume implements machine.Instance.
-func (g *guest) Resume(context.Context) error {
-	unlock, err := g.begin()
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if err := g.canRun(); err != nil {
-		return err
-	}
-	g.setRunning(true)
-	return nil
-}
+func (g *guest) Resume(context.Context) error { return g.set(OpResume, true) }
 
 // Pause implements machine.Instance.
-func (g *guest) Pause(context.Context) error {
-	unlock, err := g.begin()
+func (g *guest) Pause(context.Context) error { return g.set(OpPause, false) }
+
+func (g *guest) set(op Op, run bool) error {
+	unlock, err := g.hooked(op)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := g.canRun(); err != nil {
-		return err
-	}
-	g.setRunning(false)
-	return nil
-}
-
-func (g *guest) canRun() error {
 	switch g.status {
 	case machine.StatusEnded:
 		return fault.Conflictf("the guest of VM %s has ended", g.spec.ID)
 	case machine.StatusPrepared:
 		return fault.Conflictf("VM %s waits for its state: load it first", g.spec.ID)
 	}
+	g.setRunning(run)
 	return nil
 }
 
@@ -137,69 +222,52 @@ func (g *guest) setRunning(run bool) {
 	case run && g.ends:
 		g.console = append(g.console, "bye\n"...)
 		g.end()
-	case run && g.stop == nil:
-		g.status = machine.StatusRunning
-		g.stop, g.stopped = make(chan struct{}), make(chan struct{})
-		go g.run(g.stop, g.stopped)
-	case !run && g.stop != nil:
-		g.halt()
-		g.status = machine.StatusPaused
+	case run && g.status == machine.StatusPaused:
+		g.since = time.Now()
+		g.setStatus(machine.StatusRunning)
+	case !run && g.status == machine.StatusRunning:
+		g.advance()
+		g.setStatus(machine.StatusPaused)
 	}
 }
 
-// halt waits until the vCPU stands still. The caller holds mu, and holds it again afterwards.
-func (g *guest) halt() {
-	if g.stop == nil {
-		return
-	}
-	close(g.stop)
-	stopped := g.stopped
-	g.stop = nil
-	g.mu.Unlock()
-	<-stopped
-	g.mu.Lock()
+func (g *guest) setStatus(s machine.Status) {
+	g.status = s
+	close(g.changed)
+	g.changed = make(chan struct{})
 }
 
+// end ends the guest, not its process. The caller holds mu.
 func (g *guest) end() {
-	g.halt()
-	g.status = machine.StatusEnded
+	g.advance()
+	g.setStatus(machine.StatusEnded)
 	g.endOnce.Do(func() { close(g.ended) })
+	g.endLife()
 }
 
-// run is the vCPU. In one step it counts and writes the disk, in the next one it prints.
-func (g *guest) run(stop, stopped chan struct{}) {
-	defer close(stopped)
-	tick := time.NewTicker(stepTime)
-	defer tick.Stop()
-	for {
-		select {
-		case <-stop:
-			return
-		case <-tick.C:
-			g.mu.Lock()
-			select {
-			case <-stop:
-			default:
-				g.step()
-			}
-			g.mu.Unlock()
-		}
-	}
-}
-
-func (g *guest) step() {
-	if g.counter.Attempts == g.counter.Finished {
-		g.counter.Attempts++
-		g.driver.mu.Lock()
-		g.driver.disks[g.disk[len(g.disk)-1].Path] = g.counter.Attempts
-		g.driver.mu.Unlock()
+// advance lets the vCPU do what it would have done by now. In one step it counts and writes the disk, in the next one it
+// prints. The caller holds mu.
+func (g *guest) advance() {
+	if g.status != machine.StatusRunning {
 		return
 	}
-	g.counter.Finished = g.counter.Attempts
-	g.console = append(g.console, testguest.ConsoleLine(g.counter.Finished)...)
+	steps := time.Since(g.since) / stepTime
+	if steps == 0 {
+		return
+	}
+	g.since = g.since.Add(steps * stepTime)
+	for range steps {
+		if g.counter.Attempts == g.counter.Finished {
+			g.counter.Attempts++
+			continue
+		}
+		g.counter.Finished = g.counter.Attempts
+		g.console = append(g.console, testguest.ConsoleLine(g.counter.Finished)...)
+	}
 	if over := len(g.console) - consoleBytes; over > 0 {
 		g.console = append([]byte(nil), g.console[over:]...)
 	}
+	g.driver.writeDisk(g.disk[len(g.disk)-1].Path, g.counter.Attempts)
 }
 
 // Capture implements machine.Instance.
@@ -208,7 +276,7 @@ func (g *guest) Capture(_ context.Context, req machine.CaptureRequest) (c machin
 	if err != nil {
 		return c, err
 	}
-	defer unlock()
+	defer func() { unlock() }()
 	if err := g.checkCapture(req); err != nil {
 		return c, err
 	}
@@ -220,18 +288,36 @@ func (g *guest) Capture(_ context.Context, req machine.CaptureRequest) (c machin
 		}
 		c.Paused = max(time.Since(began), 1)
 	}()
-	if err := g.driver.captureError(g.spec.Dir); err != nil {
-		return c, fmt.Errorf("capture VM %s: %w", g.spec.ID, err)
+	// outside calls the hook, which may wait, and looks whether the machine is still there.
+	outside := func(hook func(machine.Spec) error) error {
+		g.mu.Unlock()
+		err := hook(g.spec)
+		g.mu.Lock()
+		if err = errors.Join(g.alive(), err); err != nil {
+			return fmt.Errorf("capture VM %s: %w", g.spec.ID, err)
+		}
+		return nil
 	}
-	if err := os.WriteFile(req.DeviceState, encodeState(g.counter), 0o600); err != nil {
+	if err := outside(g.driver.captureError); err != nil {
+		return c, err
+	}
+	files := g.files
+	if g.agent != nil {
+		if files, err = packFiles(g.root()); err != nil {
+			return c, fmt.Errorf("capture VM %s: %w", g.spec.ID, err)
+		}
+	}
+	if err := os.WriteFile(req.DeviceState, encodeState(g.counter, files), 0o600); err != nil {
 		return c, errors.Join(fmt.Errorf("capture VM %s: %w", g.spec.ID, err), os.Remove(req.DeviceState))
 	}
 	g.disk = append(g.disk, req.Overlay)
 	c.DiskSwitched = true
-	c.Memory = memory.NewSnapshot(g.spec.Hardware.MemoryBytes, map[int64][]byte{
-		testguest.CounterPage: g.counter.Page(),
-		testguest.PatternPage: g.counter.Pattern(),
-	})
+	if err := outside(func(s machine.Spec) error { return g.driver.at(OpSwitch, s) }); err != nil {
+		return c, err
+	}
+	pages := maps.Clone(g.memory)
+	pages[testguest.CounterPage], pages[testguest.PatternPage] = g.counter.Page(), g.counter.Pattern()
+	c.Memory = memory.NewSnapshot(g.spec.Hardware.MemoryBytes, pages)
 	return c, nil
 }
 
@@ -254,6 +340,16 @@ func (g *guest) checkCapture(req machine.CaptureRequest) error {
 	return nil
 }
 
+// ActiveLayer implements machine.DiskReporter.
+func (g *guest) ActiveLayer(context.Context) (string, error) {
+	unlock, err := g.begin()
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	return g.disk[len(g.disk)-1].Path, nil
+}
+
 // Status implements machine.Instance.
 func (g *guest) Status(context.Context) (machine.Status, error) {
 	unlock, err := g.begin()
@@ -266,7 +362,7 @@ func (g *guest) Status(context.Context) (machine.Status, error) {
 
 // GrowDisk implements machine.Instance.
 func (g *guest) GrowDisk(_ context.Context, size int64) error {
-	unlock, err := g.begin()
+	unlock, err := g.hooked(OpGrow)
 	if err != nil {
 		return err
 	}
@@ -285,30 +381,54 @@ func (g *guest) Console(context.Context) ([]byte, error) {
 		return nil, err
 	}
 	defer unlock()
+	g.advance()
 	return append([]byte(nil), g.console...), nil
 }
 
 // Kill implements machine.Instance.
 func (g *guest) Kill(context.Context) error {
+	if err := g.driver.at(OpKill, g.spec); err != nil {
+		return fmt.Errorf("kill VM %s: %w", g.spec.ID, err)
+	}
 	g.Crash()
 	return nil
 }
 
-// Crash ends the process, as if it had been killed from outside.
+// Crash ends the process, as if it had been killed from outside, and waits until nothing of the guest is left.
 func (g *guest) Crash() {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.end() // lets go of mu for a moment: another Crash may come first
-	select {
-	case <-g.done:
-	default:
+	if g.alive() == nil {
+		g.end()
 		close(g.done)
+		g.driver.gone(g)
 	}
+	agent := g.agent
+	g.mu.Unlock()
+	if agent != nil {
+		agent.end()
+	}
+	g.calls.Wait()
 }
 
 // PowerOff makes the guest end by itself.
 func (g *guest) PowerOff() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.end()
+	if g.alive() == nil {
+		g.end()
+	}
+}
+
+// FillDisk stops the guest as if the host's disk were full.
+func (g *guest) FillDisk() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.alive() != nil || g.status != machine.StatusRunning {
+		return
+	}
+	g.setRunning(false)
+	select {
+	case g.full <- struct{}{}:
+	default:
+	}
 }
