@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"time"
 
 	"vers/internal/catalog"
 	"vers/internal/disk"
@@ -162,7 +161,7 @@ func (d *Draft) publish(ctx context.Context, c catalog.Commit, more Publish) err
 		if !d.flat {
 			return nil
 		}
-		return tx.PutFlat(ctx, catalog.Flat{CommitID: c.ID, BootID: d.store.bootID, UsedAt: time.Now()})
+		return tx.PutFlat(ctx, catalog.Flat{CommitID: c.ID, BootID: d.store.bootID, UsedAt: d.store.now()})
 	})
 }
 

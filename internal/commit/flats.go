@@ -61,8 +61,8 @@ func (s *Store) usable(ctx context.Context, id string) bool {
 	if _, err := os.Stat(s.FlatPath(id)); err != nil {
 		return false
 	}
-	if time.Since(f.UsedAt) > time.Minute { // recency need not be exact; a write per restore would cost an fsync
-		if err := s.catalog.TouchFlat(ctx, catalog.Flat{CommitID: id, UsedAt: time.Now()}); err != nil {
+	if s.now().Sub(f.UsedAt) > time.Minute { // recency need not be exact; a write per restore would cost an fsync
+		if err := s.catalog.TouchFlat(ctx, catalog.Flat{CommitID: id, UsedAt: s.now()}); err != nil {
 			s.log.Warn("flat file's recency not noted", "commit", id, "error", err)
 		}
 	}
@@ -118,7 +118,7 @@ func (s *Store) rebuild(ctx context.Context, c catalog.Commit) error {
 	if err := flat.Finish(); err != nil {
 		return err
 	}
-	return s.catalog.PutFlat(ctx, catalog.Flat{CommitID: c.ID, BootID: s.bootID, UsedAt: time.Now()})
+	return s.catalog.PutFlat(ctx, catalog.Flat{CommitID: c.ID, BootID: s.bootID, UsedAt: s.now()})
 }
 
 // SyncFlat brings a flat file to stable storage, so that it is still good after the host restarts. It may take long and
@@ -137,7 +137,7 @@ func (s *Store) SyncFlat(ctx context.Context, id string) error {
 	if err := f.Sync(); err != nil {
 		return err
 	}
-	return s.catalog.PutFlat(ctx, catalog.Flat{CommitID: id, BootID: s.bootID, Synced: true, UsedAt: time.Now()})
+	return s.catalog.PutFlat(ctx, catalog.Flat{CommitID: id, BootID: s.bootID, Synced: true, UsedAt: s.now()})
 }
 
 func (s *Store) verifyDelta(id string, m Manifest) error {

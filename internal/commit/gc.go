@@ -83,7 +83,7 @@ func (s *Store) mark(ctx context.Context) (liveSet, error) {
 		return live, err
 	}
 	for _, c := range commits {
-		stale := isImport(c) && time.Since(c.CreatedAt) > importKept && time.Since(used[c.ID]) > importKept
+		stale := isImport(c) && s.now().Sub(c.CreatedAt) > importKept && s.now().Sub(used[c.ID]) > importKept
 		if !c.Deleted && !stale || s.leased(c.ID) {
 			keepCommit(c.ID)
 		}

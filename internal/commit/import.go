@@ -58,7 +58,7 @@ func (s *Store) copyCommit(ctx context.Context, org catalog.Organisation, source
 	if err != nil {
 		return c, err
 	}
-	c = catalog.Commit{ID: ident.New(), OrgID: org.ID, OwnerID: source.OwnerID, Name: "import", CreatedAt: time.Now(), TemplateKey: key, Durable: true}
+	c = catalog.Commit{ID: ident.New(), OrgID: org.ID, OwnerID: source.OwnerID, Name: "import", CreatedAt: s.now(), TemplateKey: key, Durable: true}
 	layer, err := s.copyDisk(ctx, org, source)
 	if err != nil {
 		return c, err
@@ -100,7 +100,7 @@ func (s *Store) copyCommit(ctx context.Context, org catalog.Organisation, source
 		if err := tx.InsertCommit(ctx, c); err != nil {
 			return err
 		}
-		return tx.PutFlat(ctx, catalog.Flat{CommitID: c.ID, BootID: s.bootID, UsedAt: time.Now()})
+		return tx.PutFlat(ctx, catalog.Flat{CommitID: c.ID, BootID: s.bootID, UsedAt: s.now()})
 	})
 }
 
@@ -110,7 +110,7 @@ func (s *Store) copyDisk(ctx context.Context, org catalog.Organisation, source c
 	if err != nil {
 		return catalog.Layer{}, err
 	}
-	l := catalog.Layer{ID: ident.New(), OrgID: org.ID, ImageFile: image, Frozen: true, CreatedAt: time.Now()}
+	l := catalog.Layer{ID: ident.New(), OrgID: org.ID, ImageFile: image, Frozen: true, CreatedAt: s.now()}
 	if err := disk.Merge(ctx, s.LayerPath(l.ID), files, s.ImagePath(image), "raw"); err != nil {
 		return l, err
 	}

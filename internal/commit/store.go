@@ -34,6 +34,7 @@ type Store struct {
 	flatBudget   int64
 	writableFlat bool // QEMU here opens flat files read-write (design 2.1, traps)
 	owned        bool // we are root: files get the organisation's group
+	now          func() time.Time
 
 	mu       sync.Mutex
 	leases   map[string]int           // by commit id: flat file and device state in use
@@ -49,6 +50,7 @@ type Options struct {
 	Logger       *slog.Logger
 	FlatBudget   int64 // bytes of flat files kept that no VM maps; 0: 64 GiB
 	WritableFlat bool
+	Now          func() time.Time // nil: time.Now
 }
 
 // Open makes the directories below dir and removes what an earlier process left half made.
@@ -60,7 +62,10 @@ func Open(o Options) (*Store, error) {
 	s := &Store{
 		dir: o.Dir, catalog: o.Catalog, log: o.Logger, bootID: strings.TrimSpace(string(boot)),
 		flatBudget: o.FlatBudget, writableFlat: o.WritableFlat, owned: os.Geteuid() == 0,
-		leases: map[string]int{}, building: map[string]chan struct{}{},
+		leases: map[string]int{}, building: map[string]chan struct{}{}, now: o.Now,
+	}
+	if s.now == nil {
+		s.now = time.Now
 	}
 	if s.flatBudget == 0 {
 		s.flatBudget = 64 << 30
