@@ -28,7 +28,7 @@ import (
 
 // harness is a server on loopback TCP and on a UNIX socket, with two organisations.
 type harness struct {
-	t        *testing.T
+	t        testing.TB
 	server   *Server
 	machines *fakeMachines
 	catalog  *catalog.Catalog
@@ -58,7 +58,7 @@ func (b *syncBuffer) String() string {
 	return b.buf.String()
 }
 
-func newHarness(t *testing.T) *harness {
+func newHarness(t testing.TB) *harness {
 	t.Helper()
 	h := &harness{t: t, log: &syncBuffer{}}
 	var err error
@@ -106,7 +106,7 @@ func (h *harness) listen() {
 	h.unix = &http.Client{Transport: transport}
 }
 
-func newHostKey(t *testing.T) (private, line string) {
+func newHostKey(t testing.TB) (private, line string) {
 	t.Helper()
 	public, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -139,7 +139,7 @@ func (h *harness) in(t *testing.T) *harness {
 
 // answer is what came back.
 type answer struct {
-	t      *testing.T
+	t      testing.TB
 	status int
 	header http.Header
 	body   string

@@ -53,6 +53,7 @@ END;
 -- +goose StatementEnd
 
 -- Lists and their totals come from these alone. Ascending: read backwards they are in the order of the lists.
+DROP INDEX commits_by_org;
 CREATE INDEX commits_listed ON commits (org_id, created_at) WHERE deleted = 0 AND template_key IS NULL;
 CREATE INDEX commits_public ON commits (created_at) WHERE is_public = 1 AND deleted = 0 AND template_key IS NULL;
 CREATE INDEX repositories_by_age ON repositories (org_id, created_at);
