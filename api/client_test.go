@@ -20,12 +20,14 @@ import (
 	"time"
 
 	"vers/api"
-	"vers/internal/cli/clitest"
+	"vers/test/rig"
 )
+
+const testKey = "test-key"
 
 func client(t *testing.T, address string, options ...api.Option) *api.Client {
 	t.Helper()
-	c, err := api.NewClient(address, append([]api.Option{api.WithKey(clitest.Key)}, options...)...)
+	c, err := api.NewClient(address, append([]api.Option{api.WithKey(testKey)}, options...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +73,7 @@ func TestRequest(t *testing.T) {
 		header.Get(api.HeaderIdempotencyKey) == "" || body != "" || header.Get("Content-Type") != "" {
 		t.Errorf("header %v, body %q", header, body)
 	}
-	if joined := strings.Join(trace, "\n"); !strings.Contains(joined, "200 OK") || strings.Contains(joined, clitest.Key) {
+	if joined := strings.Join(trace, "\n"); !strings.Contains(joined, "200 OK") || strings.Contains(joined, testKey) {
 		t.Errorf("trace %q", joined)
 	}
 	if err := c.UpdateRepoTag(ctx, "r", "t", api.RepoTagUpdate{Description: api.Null()}); err != nil {
@@ -168,9 +170,9 @@ func TestCancel(t *testing.T) {
 }
 
 func TestCommitsPages(t *testing.T) {
-	server := clitest.New(t)
+	server := rig.New(t)
 	server.AddCommits(250)
-	commits, err := client(t, server.URL).Commits(context.Background())
+	commits, err := client(t, server.URL, api.WithKey(server.Key)).Commits(context.Background())
 	if err != nil || len(commits) != 250 {
 		t.Errorf("%d commits, %v", len(commits), err)
 	}
@@ -178,13 +180,13 @@ func TestCommitsPages(t *testing.T) {
 
 // TestRunSurvivesBreaks breaks the stream again and again while a command writes a lot.
 func TestRunSurvivesBreaks(t *testing.T) {
-	server := clitest.New(t)
+	server := rig.New(t)
 	id := "aaaa1111-0000-4000-8000-000000000001"
 	server.AddVM(id)
-	server.CutStreams = 5
+	server.CutStreams(5)
 	var stdout, stderr bytes.Buffer
 	script := `i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; echo done >&2; exit 9`
-	code, err := client(t, server.URL).Run(context.Background(), id, api.ExecRequest{Command: []string{"sh", "-c", script}}, &stdout, &stderr, nil)
+	code, err := client(t, server.URL, api.WithKey(server.Key)).Run(context.Background(), id, api.ExecRequest{Command: []string{"sh", "-c", script}}, &stdout, &stderr, nil)
 	if err != nil || code != 9 || stderr.String() != "done\n" {
 		t.Errorf("code %d, %v, stderr %q", code, err, stderr.String())
 	}
@@ -253,6 +255,7 @@ type exampleT struct {
 }
 
 func (e *exampleT) Cleanup(f func()) { e.cleanups = append(e.cleanups, f) }
+func (*exampleT) Helper()            {}
 func (*exampleT) Fatal(args ...any)  { log.Fatal(args...) }
 func (e *exampleT) TempDir() string {
 	dir, err := os.MkdirTemp("", "vers-example")
@@ -272,8 +275,8 @@ func (e *exampleT) end() {
 func Example() {
 	test := &exampleT{}
 	defer test.end()
-	server := clitest.New(test) // stands for a real one
-	client, err := api.NewClient(server.URL, api.WithKey(clitest.Key))
+	server := rig.New(test) // stands for a real one
+	client, err := api.NewClient(server.URL, api.WithKey(server.Key))
 	if err != nil {
 		log.Fatal(err)
 	}

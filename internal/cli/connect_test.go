@@ -17,7 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"vers/api"
-	"vers/internal/cli/clitest"
+	"vers/test/rig"
 )
 
 // terminal is a pseudo-terminal with our program on one side and a user on the other.
@@ -114,9 +114,9 @@ func (x *terminal) canonical(t *testing.T, before *term.State) {
 }
 
 // appFor gives an App in folders of its own, with HEAD on a VM of the server.
-func appFor(t *testing.T, server *clitest.Server, streams *Streams) *App {
+func appFor(t *testing.T, server *rig.Server, streams *Streams) *App {
 	t.Helper()
-	env := map[string]string{"VERS_URL": server.URL, "VERS_API_KEY": clitest.Key, "TERM": "vt220"}
+	env := map[string]string{"VERS_URL": server.URL, "VERS_API_KEY": server.Key, "TERM": "vt220"}
 	app := &App{
 		Streams: streams, Dir: t.TempDir(), Home: t.TempDir(),
 		Env:             func(name string) (string, bool) { v, ok := env[name]; return v, ok },
@@ -159,7 +159,7 @@ func state(t *testing.T, x *terminal) *term.State {
 }
 
 func TestConnectTerminal(t *testing.T) {
-	server := clitest.New(t)
+	server := rig.New(t)
 	x := newTerminal(t, 91)
 	before := state(t, x)
 	done := start(context.Background(), appFor(t, server, x.streams()), "connect")
@@ -192,13 +192,13 @@ func TestConnectTerminal(t *testing.T) {
 }
 
 func TestConnectReconnects(t *testing.T) {
-	server := clitest.New(t)
+	server := rig.New(t)
 	x := newTerminal(t, 80)
 	before := state(t, x)
 	done := start(context.Background(), appFor(t, server, x.streams()), "connect")
 	x.expect(t, "$ ")
 	for range 3 {
-		server.DropSSH()
+		server.DropConnections()
 		x.expect(t, "connection to the VM was lost; connecting again")
 		x.expect(t, "connected again")
 		x.expect(t, "$ ")
@@ -207,14 +207,14 @@ func TestConnectReconnects(t *testing.T) {
 	}
 	// A VM that is gone for good ends the attempts.
 	server.SetState("aaaa1111-0000-4000-8000-000000000001", api.StatePaused, "")
-	server.DropSSH()
+	server.DropConnections()
 	x.expect(t, "is paused")
 	wantExit(t, done, 4)
 	x.canonical(t, before)
 }
 
 func TestConnectSignal(t *testing.T) {
-	server := clitest.New(t)
+	server := rig.New(t)
 	x := newTerminal(t, 80)
 	before := state(t, x)
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -226,10 +226,10 @@ func TestConnectSignal(t *testing.T) {
 }
 
 func TestConnectWaitsForBoot(t *testing.T) {
-	server := clitest.New(t)
+	server := rig.New(t)
 	x := newTerminal(t, 80)
 	app := appFor(t, server, x.streams())
-	server.BootPolls = 2
+	server.BootPolls(2)
 	if code := app.Run(context.Background(), []string{"run"}); code != 0 {
 		t.Fatal("exit code", code)
 	}
@@ -241,8 +241,8 @@ func TestConnectWaitsForBoot(t *testing.T) {
 }
 
 func TestConnectRefusesImpostor(t *testing.T) {
-	server := clitest.New(t)
-	server.ChangeHostKey(t)
+	server := rig.New(t)
+	server.ChangeHostKey()
 	x := newTerminal(t, 80)
 	before := state(t, x)
 	done := start(context.Background(), appFor(t, server, x.streams()), "connect")
@@ -253,7 +253,7 @@ func TestConnectRefusesImpostor(t *testing.T) {
 
 func TestKillAsks(t *testing.T) {
 	for answer, code := range map[string]int{"n": 7, "": 7, "y": 0} {
-		server := clitest.New(t)
+		server := rig.New(t)
 		x := newTerminal(t, 80)
 		done := start(context.Background(), appFor(t, server, x.streams()), "kill")
 		x.expect(t, "Warning: VM 'aaaa1111-0000-4000-8000-000000000001' will be deleted")
@@ -268,7 +268,7 @@ func TestKillAsks(t *testing.T) {
 
 // TestInterrupt sends a real signal to a real process that waits for a remote command.
 func TestInterrupt(t *testing.T) {
-	server := clitest.New(t)
+	server := rig.New(t)
 	id := "aaaa1111-0000-4000-8000-000000000001"
 	server.AddVM(id)
 	vers, err := exec.LookPath("vers") // testscript.Main put it there
@@ -276,7 +276,7 @@ func TestInterrupt(t *testing.T) {
 		t.Skip("the test binary is not installed as vers")
 	}
 	cmd := exec.Command(vers, "exec", id, "echo begun; exec sleep 600")
-	cmd.Env = append(os.Environ(), "VERS_URL="+server.URL, "VERS_API_KEY="+clitest.Key, "HOME="+t.TempDir())
+	cmd.Env = append(os.Environ(), "VERS_URL="+server.URL, "VERS_API_KEY="+server.Key, "HOME="+t.TempDir())
 	cmd.Dir = t.TempDir()
 	out, err := cmd.StdoutPipe()
 	if err != nil {

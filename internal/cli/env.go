@@ -34,7 +34,7 @@ func (a *App) envCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "env", Short: "Variables that new VMs get",
 		Long: `Variables of the organisation. They are written to /etc/environment of VMs made afterwards by run, branch
-and run-commit; VMs that exist keep theirs. Commands started with exec get the present values.`,
+and run-commit; VMs that exist keep theirs.`,
 		Example: "  vers env set DATABASE_URL postgres://db/app\n  vers env list\n  vers env delete DATABASE_URL",
 	}
 	return group(cmd, a.envListCommand(), a.envSetCommand(), a.envDeleteCommand())

@@ -13,7 +13,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"vers/internal/cli/clitest"
+	"vers/test/rig"
 )
 
 func TestMain(m *testing.M) {
@@ -31,21 +31,23 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// TestScripts runs testdata/script/*.txtar: what users type and what they see, against a server in memory.
+// TestScripts runs testdata/script/*.txtar: what users type and what they see, against a server whose VMs are folders.
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/script/*.txtar")
 	if err != nil || len(files) == 0 {
 		t.Fatal("no scripts", err)
 	}
 	for _, file := range files {
-		server := clitest.New(t)
+		server := rig.New(t)
 		testscript.Run(t, testscript.Params{
 			Files: []string{file},
 			Setup: func(env *testscript.Env) error {
 				home := filepath.Join(env.WorkDir, "home")
 				env.Setenv("HOME", home)
 				env.Setenv("VERS_URL", server.URL)
-				env.Setenv("VERS_API_KEY", clitest.Key)
+				env.Setenv("VERS_API_KEY", server.Key)
+				env.Setenv("KEY", server.Key)
+				env.Setenv("OTHER_KEY", server.OtherKey)
 				env.Setenv("HEX", "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 				return os.MkdirAll(home, 0o755)
 			},
@@ -81,16 +83,16 @@ func letVariable(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // control changes what the server does.
-func control(ts *testscript.TestScript, server *clitest.Server, args []string) {
+func control(ts *testscript.TestScript, server *rig.Server, args []string) {
 	switch args[0] {
 	case "boot":
 		n, err := strconv.Atoi(args[1])
 		ts.Check(err)
-		server.BootPolls = n
+		server.BootPolls(n)
 	case "cut":
 		n, err := strconv.Atoi(args[1])
 		ts.Check(err)
-		server.CutStreams = n
+		server.CutStreams(n)
 	case "state":
 		server.SetState(args[1], args[2], strings.Join(args[3:], " "))
 	case "addvm":
