@@ -103,7 +103,7 @@ func TestForkBetweenOrganisations(t *testing.T) {
 // goesOn checks that the counter in a VM is whole and counts.
 func goesOn(t *testing.T, u *user, vm string) {
 	t.Helper()
-	memory := func() int { return number(t, u.run("vers execute "+vm+" 'cat /dev/shm/memory'")) }
+	memory := func() int { return number(t, u.run("vers execute "+vm+" 'tail -n1 /dev/shm/memory'")) }
 	before := memory()
 	if before == 0 {
 		t.Errorf("VM %s did not bring the counter along", vm)

@@ -90,12 +90,17 @@ func startServer(dir string, extraConfig ...string) (*server, error) {
 	if err := linkTree(base, s.data()); err != nil {
 		return nil, err
 	}
-	config := fmt.Sprintf("data_dir = %q\nsocket = %q\nlisten = \"127.0.0.1:0\"\naccelerator = %q\n", s.data(), s.socket(), accelerator())
-	config += strings.Join(extraConfig, "\n")
-	if err := os.WriteFile(s.config(), []byte(config), 0o600); err != nil {
+	if err := s.configure(extraConfig...); err != nil {
 		return nil, err
 	}
 	return s, s.start()
+}
+
+// configure writes the server's configuration file.
+func (s *server) configure(extraConfig ...string) error {
+	config := fmt.Sprintf("data_dir = %q\nsocket = %q\nlisten = \"127.0.0.1:0\"\naccelerator = %q\n", s.data(), s.socket(), accelerator())
+	config += strings.Join(extraConfig, "\n")
+	return os.WriteFile(s.config(), []byte(config), 0o600)
 }
 
 // accelerator is what the suite runs on: ACCEL=kvm make test, where KVM is good.

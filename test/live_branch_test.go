@@ -9,14 +9,14 @@ import (
 	"testing"
 )
 
-// counter writes one rising number to memory (tmpfs) and then to disk (synchronous writes), over and over. At every
-// instant memory is equal to disk or one ahead.
+// counter appends one rising number to a file in memory (tmpfs) and then to one on disk (synchronous writes), over and
+// over. At every instant memory is equal to disk or one ahead.
 const counter = `cat > /root/count.sh <<'END'
 echo $$ > /dev/shm/pid
 n=0
 while :; do
   n=$((n+1))
-  echo $n > /dev/shm/memory
+  echo $n >> /dev/shm/memory
   echo $n >> /root/disk.log
   sync -d /root/disk.log
 done
@@ -28,7 +28,7 @@ until [ -s /root/disk.log ]; do sleep 0.1; done`
 // read after the page cache is dropped so that it comes from the virtual disk, and the identity. The writer is stopped
 // first; every child goes on from the same number, some got further than others.
 const inspect = `kill -STOP $(cat /dev/shm/pid)
-cat /dev/shm/memory
+tail -n1 /dev/shm/memory
 echo 3 > /proc/sys/vm/drop_caches
 tail -1 /root/disk.log
 awk 'NR != $1 {print "gap at " NR; exit 1}' /root/disk.log && echo whole
@@ -93,9 +93,9 @@ func TestLiveBranch(t *testing.T) {
 	if r := u.try("vers execute " + branch.NewIDs[1] + " 'cat /root/own'"); r.code == 0 {
 		t.Error("a file of one child is seen in another")
 	}
-	before := number(t, u.run("vers execute parent 'cat /dev/shm/memory'"))
+	before := number(t, u.run("vers execute parent 'tail -n1 /dev/shm/memory'"))
 	eventually(t, "the parent goes on counting", func() error {
-		if now := number(t, u.run("vers execute parent 'cat /dev/shm/memory'")); now <= before {
+		if now := number(t, u.run("vers execute parent 'tail -n1 /dev/shm/memory'")); now <= before {
 			return fmt.Errorf("still at %d", now)
 		}
 		return nil

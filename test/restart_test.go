@@ -15,17 +15,17 @@ func TestRestart(t *testing.T) {
 	s := newServer(t)
 	u := newUser(t, s)
 	u.run(`vers run --vm-alias main --mem-size 256 --wait`)
-	u.run(`vers execute main 'nohup setsid sh -c "n=0; while :; do n=\$((n+1)); echo \$n > /dev/shm/n; sleep 0.05; done" >/dev/null 2>&1 </dev/null & sleep 0.5; echo kept > /root/kept'`)
+	u.run(`vers execute main 'nohup setsid sh -c "n=0; while :; do n=\$((n+1)); echo \$n >> /dev/shm/n; sleep 0.05; done" >/dev/null 2>&1 </dev/null & until [ -s /dev/shm/n ]; do sleep 0.1; done; echo kept > /root/kept'`)
 	commit := u.run(`vers commit main --format json | jq -r .commit_id`)
 
 	t.Run("at rest", func(t *testing.T) {
-		before := number(t, u.run(`vers execute main 'cat /dev/shm/n'`))
+		before := number(t, u.run(`vers execute main 'tail -n1 /dev/shm/n'`))
 		s.kill()
 		must(t, s.start())
 		if state := u.run(`vers status main --format json | jq -r .state`); state != "running" {
 			t.Fatalf("after a crash of versd the machine is %s", state)
 		}
-		if after := number(t, u.run(`vers execute main 'cat /dev/shm/n'`)); after <= before {
+		if after := number(t, u.run(`vers execute main 'tail -n1 /dev/shm/n'`)); after <= before {
 			t.Errorf("the counter stood at %d and is at %d", before, after)
 		}
 	})
