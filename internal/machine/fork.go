@@ -2,7 +2,6 @@ package machine
 
 import (
 	"context"
-	"time"
 
 	"vers/internal/catalog"
 	"vers/internal/commit"
@@ -11,9 +10,6 @@ import (
 
 // Publish writes what names a new commit, in the transaction that makes it visible.
 type Publish = commit.Publish
-
-// importLimit bounds the copy of another organisation's commit. A fork has to end within 60 s (spec/api.md 1.7).
-const importLimit = 50 * time.Second
 
 // Fork makes a running VM from a commit, whoever's it is (the caller's right to it is decided before), and a new commit of
 // that VM. Commit, VM and whatever publish writes become visible in one step; when anything fails, publish included,

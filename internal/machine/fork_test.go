@@ -257,6 +257,26 @@ func TestFailedForkLeavesNothing(t *testing.T) {
 	r.Empty(t)
 }
 
+// A copy that takes longer than a client waits is finished without it, and found by the next one.
+func TestSlowImport(t *testing.T) {
+	t.Parallel()
+	r := machinetest.New(t, machinetest.Options{ImportWait: time.Nanosecond})
+	_, c := source(t, r)
+	_, _, err := r.Manager.Fork(t.Context(), r.Other, c.ID, unnamed)
+	refused(t, err, fault.Unavailable)
+	machinetest.Await(t, "the copy is finished", func() bool { return len(imports(t, r)) == 1 })
+	r.Stop(t)
+	r.Options.ImportWait = 0
+	r.Start(t)
+	began := imports(t, r)[0].ID
+	_, made, err := r.Manager.Fork(t.Context(), r.Other, c.ID, unnamed)
+	must(t, err)
+	if found := imports(t, r); len(found) != 1 || found[0].ID != began || made.MemoryBase != began {
+		t.Errorf("%+v, want only %s, and the fork on it", found, began)
+	}
+	r.Empty(t)
+}
+
 // A public commit can be started by everybody who knows its id, a private one only by its owner; what was started keeps
 // the owner from nothing.
 func TestRestoreOfPublicCommits(t *testing.T) {

@@ -59,6 +59,7 @@ type Config struct {
 	MemoryOvercommit float64 // 1: guests' memory never exceeds what the host has
 	BootLimit        time.Duration
 	ReadyLimit       time.Duration // for the agent's confirmation after a restore
+	ImportWait       time.Duration // for the copy of another organisation's commit; 0: 45 s, since a fork has to end within 60 s (spec/api.md 1.7)
 }
 
 // Manager owns all VMs of one data directory. Every VM has one owner, its *vm, which does one state change at a time;
@@ -86,6 +87,9 @@ func New(ctx context.Context, c Config) (*Manager, error) {
 	}
 	if c.ReadyLimit == 0 {
 		c.ReadyLimit = 30 * time.Second
+	}
+	if c.ImportWait == 0 {
+		c.ImportWait = 45 * time.Second
 	}
 	if c.MemoryOvercommit == 0 {
 		c.MemoryOvercommit = 1

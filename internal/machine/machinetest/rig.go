@@ -35,6 +35,7 @@ type Options struct {
 	Logger     *slog.Logger  // nil: nothing is logged
 	BootLimit  time.Duration // 0: Patience
 	ReadyLimit time.Duration // 0: Patience
+	ImportWait time.Duration // 0: Patience
 	MemoryMiB  int64         // what VMs may have in all; 0: no limit that a test reaches
 	FlatBudget int64         // bytes, see commit.Options
 }
@@ -126,7 +127,7 @@ func (r *Rig) TryStart(t testing.TB) error {
 	config := machine.Config{
 		DataDir: r.Dir, Catalog: r.Catalog, Commits: r.Commits, Driver: r.Driver, Networks: fake.Networks(r.Driver),
 		Images: r.Images, Logger: log, MemoryOvercommit: 1 << 20,
-		BootLimit: limit(r.Options.BootLimit), ReadyLimit: limit(r.Options.ReadyLimit),
+		BootLimit: limit(r.Options.BootLimit), ReadyLimit: limit(r.Options.ReadyLimit), ImportWait: limit(r.Options.ImportWait),
 	}
 	if r.Options.MemoryMiB > 0 {
 		total, err := machine.HostMemory()
