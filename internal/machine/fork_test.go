@@ -217,12 +217,12 @@ func TestFailedForkLeavesNothing(t *testing.T) {
 	t.Parallel()
 	r := machinetest.New(t, machinetest.Options{ReadyLimit: 300 * time.Millisecond})
 	_, c := source(t, r)
-	_, err := r.Catalog.Commit(t.Context(), c.ID)
+	names := registry.New(r.Catalog, registry.Options{})
+	_, err := names.UpdateCommit(t.Context(), r.Acme.OrgID, c.ID, registry.CommitChange{IsPublic: true})
 	must(t, err)
-	first, made, err := r.Manager.Fork(t.Context(), r.Other, c.ID, unnamed) // leaves the copy that the others stand on
+	first, err := r.Manager.Restore(t.Context(), r.Other, c.ID) // leaves the copy that the forks stand on
 	must(t, err)
 	must(t, r.Manager.Delete(t.Context(), r.Other, first.ID, false))
-	must(t, r.Manager.DeleteCommit(t.Context(), r.Other, made.ID))
 	before := r.Settle(t)
 
 	broken := errors.New("broken on purpose")
