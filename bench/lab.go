@@ -96,6 +96,10 @@ func (l *lab) close() error {
 
 func (l *lab) deleteVMs(ctx context.Context) error {
 	vms, err := l.m.List(ctx, l.caller)
+	return errors.Join(err, deleteAll(ctx, l, vms))
+}
+
+func deleteAll(ctx context.Context, l *lab, vms []machine.VM) (err error) {
 	for _, v := range vms {
 		err = errors.Join(err, l.m.Delete(ctx, l.caller, v.ID, false))
 	}
