@@ -181,8 +181,7 @@ func TestCommitsPages(t *testing.T) {
 // TestRunSurvivesBreaks breaks the stream again and again while a command writes a lot.
 func TestRunSurvivesBreaks(t *testing.T) {
 	server := rig.New(t)
-	id := "aaaa1111-0000-4000-8000-000000000001"
-	server.AddVM(id)
+	id := server.Run(t).ID
 	server.CutStreams(5)
 	var stdout, stderr bytes.Buffer
 	script := `i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; echo done >&2; exit 9`
@@ -254,9 +253,11 @@ type exampleT struct {
 	cleanups []func()
 }
 
-func (e *exampleT) Cleanup(f func()) { e.cleanups = append(e.cleanups, f) }
-func (*exampleT) Helper()            {}
-func (*exampleT) Fatal(args ...any)  { log.Fatal(args...) }
+func (e *exampleT) Cleanup(f func())                { e.cleanups = append(e.cleanups, f) }
+func (*exampleT) Helper()                           {}
+func (*exampleT) Errorf(format string, args ...any) { log.Fatalf(format, args...) }
+func (*exampleT) Context() context.Context          { return context.Background() }
+func (*exampleT) Fatal(args ...any)                 { log.Fatal(args...) }
 func (e *exampleT) TempDir() string {
 	dir, err := os.MkdirTemp("", "vers-example")
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
-	"vers/api"
 	"vers/test/rig"
 )
 
@@ -122,9 +121,9 @@ func appFor(t *testing.T, server *rig.Server, streams *Streams) *App {
 		Env:             func(name string) (string, bool) { v, ok := env[name]; return v, ok },
 		reconnectDelays: []time.Duration{time.Millisecond, time.Millisecond},
 	}
-	const id = "aaaa1111-0000-4000-8000-000000000001"
-	server.AddVM(id)
-	if err := app.folder().SetHead(id); err != nil {
+	vm := server.Run(t)
+	server.Exec(t, server.Acme, vm.ID, `echo "PS1='$ '" > ~/.profile`)
+	if err := app.folder().SetHead(vm.ID); err != nil {
 		t.Fatal(err)
 	}
 	return app
@@ -195,7 +194,9 @@ func TestConnectReconnects(t *testing.T) {
 	server := rig.New(t)
 	x := newTerminal(t, 80)
 	before := state(t, x)
-	done := start(context.Background(), appFor(t, server, x.streams()), "connect")
+	app := appFor(t, server, x.streams())
+	id, _, _ := app.folder().Head()
+	done := start(context.Background(), app, "connect")
 	x.expect(t, "$ ")
 	for range 3 {
 		server.DropConnections()
@@ -206,7 +207,9 @@ func TestConnectReconnects(t *testing.T) {
 		x.expect(t, "still-42\r\n")
 	}
 	// A VM that is gone for good ends the attempts.
-	server.SetState("aaaa1111-0000-4000-8000-000000000001", api.StatePaused, "")
+	if err := server.Manager.Pause(context.Background(), server.Acme, id, false); err != nil {
+		t.Fatal(err)
+	}
 	server.DropConnections()
 	x.expect(t, "is paused")
 	wantExit(t, done, 4)
@@ -229,20 +232,20 @@ func TestConnectWaitsForBoot(t *testing.T) {
 	server := rig.New(t)
 	x := newTerminal(t, 80)
 	app := appFor(t, server, x.streams())
-	server.BootPolls(2)
-	if code := app.Run(context.Background(), []string{"run"}); code != 0 {
+	server.SlowBoots(2)
+	if code := app.Run(context.Background(), []string{"run", "--cold"}); code != 0 {
 		t.Fatal("exit code", code)
 	}
 	done := start(context.Background(), app, "connect")
 	x.expect(t, "is booting, waiting for it")
-	x.expect(t, "$ ")
+	x.expect(t, "# ")
 	x.typeLine(t, "exit")
 	wantExit(t, done, 0)
 }
 
 func TestConnectRefusesImpostor(t *testing.T) {
 	server := rig.New(t)
-	server.ChangeHostKey()
+	server.Impostor()
 	x := newTerminal(t, 80)
 	before := state(t, x)
 	done := start(context.Background(), appFor(t, server, x.streams()), "connect")
@@ -255,13 +258,16 @@ func TestKillAsks(t *testing.T) {
 	for answer, code := range map[string]int{"n": 7, "": 7, "y": 0} {
 		server := rig.New(t)
 		x := newTerminal(t, 80)
-		done := start(context.Background(), appFor(t, server, x.streams()), "kill")
-		x.expect(t, "Warning: VM 'aaaa1111-0000-4000-8000-000000000001' will be deleted")
+		app := appFor(t, server, x.streams())
+		id, _, _ := app.folder().Head()
+		done := start(context.Background(), app, "kill")
+		x.expect(t, "Warning: VM '"+id+"' will be deleted")
 		x.expect(t, "Proceed [y/N]: ")
 		x.typeLine(t, answer)
 		wantExit(t, done, code)
-		if left := len(server.VMs()); (left == 0) != (code == 0) {
-			t.Errorf("answer %q: %d VMs left", answer, left)
+		_, err := server.Manager.Get(context.Background(), server.Acme, id)
+		if (err != nil) != (code == 0) {
+			t.Errorf("answer %q: %v", answer, err)
 		}
 	}
 }
@@ -269,8 +275,7 @@ func TestKillAsks(t *testing.T) {
 // TestInterrupt sends a real signal to a real process that waits for a remote command.
 func TestInterrupt(t *testing.T) {
 	server := rig.New(t)
-	id := "aaaa1111-0000-4000-8000-000000000001"
-	server.AddVM(id)
+	id := server.Run(t).ID
 	vers, err := exec.LookPath("vers") // testscript.Main put it there
 	if err != nil {
 		t.Skip("the test binary is not installed as vers")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"vers/internal/machine"
 	"vers/test/rig"
 )
 
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// TestScripts runs testdata/script/*.txtar: what users type and what they see, against a server whose VMs are folders.
+// TestScripts runs testdata/script/*.txtar: what users type and what they see, against a whole server without QEMU.
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/script/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -54,7 +55,7 @@ func TestScripts(t *testing.T) {
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
 				"code":   wantCode,
 				"let":    letVariable,
-				"server": func(ts *testscript.TestScript, _ bool, args []string) { control(ts, server, args) },
+				"server": func(ts *testscript.TestScript, _ bool, args []string) { control(t, ts, server, args) },
 			},
 			RequireUniqueNames: true,
 		})
@@ -83,20 +84,21 @@ func letVariable(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // control changes what the server does.
-func control(ts *testscript.TestScript, server *rig.Server, args []string) {
+func control(t *testing.T, ts *testscript.TestScript, server *rig.Server, args []string) {
 	switch args[0] {
 	case "boot":
 		n, err := strconv.Atoi(args[1])
 		ts.Check(err)
-		server.BootPolls(n)
+		server.SlowBoots(n)
 	case "cut":
 		n, err := strconv.Atoi(args[1])
 		ts.Check(err)
 		server.CutStreams(n)
-	case "state":
-		server.SetState(args[1], args[2], strings.Join(args[3:], " "))
-	case "addvm":
-		server.AddVM(args[1])
+	case "crash":
+		server.Machine(t, args[1]).Crash()
+		server.AwaitState(t, server.Acme, args[1], machine.StateDead)
+	case "dead":
+		ts.Check(server.AddDead(args[1]))
 	case "requests":
 		fmt.Fprintln(ts.Stdout(), strings.Join(server.Requests(), "\n"))
 	default:

@@ -1,18 +1,16 @@
-// Package rig is a whole server without virtual machines, for tests of what speaks to one: HTTP server, registry and
-// catalogue are the real ones. A VM is a folder of this machine with the real vers-agent in it: commands run here, in the
-// VM's folder. A commit copies the folder, a restore or branch copies it again. So scripts that change files, commit and
-// restore behave as they would with real VMs, in milliseconds. Memory and processes are in no commit.
+// Package rig is a whole server without QEMU, for tests of what speaks to one: HTTP server, registry and machine manager
+// are the real ones, on the machines of internal/machine/fake. Commands run on this machine, by a real agent, in the
+// folder that stands for the guest's disk; commits, restores and branches take those files with them, not processes.
 package rig
 
 import (
 	"bytes"
 	"context"
-	"io"
 	"log/slog"
-	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -22,56 +20,55 @@ import (
 	"vers/internal/catalog"
 	"vers/internal/ident"
 	"vers/internal/machine"
+	"vers/internal/machine/fake"
+	"vers/internal/machine/machinetest"
 	"vers/internal/registry"
 	"vers/internal/server"
 )
 
 // Server is a server with two organisations, acme and other.
 type Server struct {
+	*machinetest.Rig
 	URL      string
 	Key      string // an API key of acme
 	OtherKey string // one of other
 	Registry *registry.Registry
 
 	t        testing.TB
-	catalog  *catalog.Catalog
-	machines *folders
-	caller   machine.Caller // Key
+	handler  *server.Server
+	listener *listener
 
 	mu       sync.Mutex
 	requests []string
 	cuts     int
+	impostor bool
+	polls    int            // how often a machine that boots says that it is not ready
+	asked    map[string]int // by VM
 }
 
 // New starts a server that ends with the test.
 func New(t testing.TB) *Server {
-	s := &Server{t: t}
-	dir := t.TempDir()
+	t.Helper()
+	s := &Server{t: t, asked: map[string]int{}, Rig: machinetest.New(t, machinetest.Options{MemoryMiB: 1 << 17})}
 	ctx := context.Background()
+	s.Registry = registry.New(s.Catalog, registry.Options{})
 	var err error
-	s.catalog, err = catalog.Open(ctx, filepath.Join(dir, "catalog.db"))
+	_, s.Key, err = s.Registry.CreateKey(ctx, s.Acme.OrgID, "ci of acme")
 	s.must(err)
-	t.Cleanup(func() { s.catalog.Close() })
-	s.must(s.catalog.InsertImage(ctx, catalog.Image{ID: ident.New(), Name: "default", SizeMiB: 200, SourceType: "debian", CreatedAt: time.Now()}))
-	s.Registry = registry.New(s.catalog, registry.Options{})
-	first, err := s.Registry.Setup(ctx, "acme")
+	_, s.OtherKey, err = s.Registry.CreateKey(ctx, s.Other.OrgID, "ci of other")
 	s.must(err)
-	s.Key, s.caller = first.Secret, machine.Caller{OrgID: first.Organisation.ID, KeyID: first.Key.ID}
-	other, err := s.Registry.CreateOrganisation(ctx, "other")
-	s.must(err)
-	_, s.OtherKey, err = s.Registry.CreateKey(ctx, other.ID, "ci of other")
-	s.must(err)
-	s.machines = newFolders(dir, s.catalog)
-	t.Cleanup(s.machines.end)
-	handler := server.New(server.Options{Machines: s.machines, Registry: s.Registry, Catalog: s.catalog,
-		Version: server.Version{Version: "1.2.3-test", GitHash: "abc"}, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
-	listener := httptest.NewUnstartedServer(s.watch(handler))
-	listener.Config.ConnContext = server.ConnContext
-	listener.Start()
-	s.URL = listener.URL
+	s.Driver.SetHook(s.hook)
+	s.handler = server.New(server.Options{Machines: s.Manager, Registry: s.Registry, Catalog: s.Catalog,
+		Version: server.Version{Version: "1.2.3-test", GitHash: "abc"}, Logger: slog.New(slog.DiscardHandler)})
+	web := httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
+	s.listener = &listener{Listener: web.Listener, conns: map[net.Conn]bool{}}
+	web.Listener = s.listener
+	web.Config.ConnContext = server.ConnContext
+	web.Start()
+	s.URL = web.URL
 	t.Cleanup(func() {
-		listener.CloseClientConnections()
-		listener.Close()
+		s.DropConnections()
+		web.Close()
 	})
 	return s
 }
@@ -83,21 +80,56 @@ func (s *Server) must(err error) {
 	}
 }
 
-// watch notes every request, and cuts streams if it is to.
-func (s *Server) watch(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.mu.Lock()
-		s.requests = append(s.requests, r.Method+" "+strings.TrimPrefix(r.URL.RequestURI(), "/api/v1"))
-		cut := s.cuts > 0 && strings.Contains(r.URL.Path, "/exec/stream")
-		if cut {
-			s.cuts--
-		}
-		s.mu.Unlock()
-		if cut {
-			w = &cutWriter{ResponseWriter: w}
-		}
-		next.ServeHTTP(w, r)
-	})
+// listener knows its connections, those that were taken over for SSH too.
+type listener struct {
+	net.Listener
+	mu    sync.Mutex
+	conns map[net.Conn]bool
+}
+
+// Accept implements net.Listener.
+func (l *listener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.conns[conn] = true
+	}
+	return conn, err
+}
+
+// DropConnections cuts the connections of all clients.
+func (s *Server) DropConnections() {
+	s.listener.mu.Lock()
+	defer s.listener.mu.Unlock()
+	for conn := range s.listener.conns {
+		conn.Close()
+		delete(s.listener.conns, conn)
+	}
+}
+
+// serve notes every request, and cuts streams and changes host keys if it is to.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	s.requests = append(s.requests, r.Method+" "+strings.TrimPrefix(r.URL.RequestURI(), "/api/v1"))
+	cut, impostor := s.cuts > 0 && strings.Contains(r.URL.Path, "/exec/stream"), s.impostor && strings.HasSuffix(r.URL.Path, "/ssh_key")
+	if cut {
+		s.cuts--
+	}
+	s.mu.Unlock()
+	switch {
+	case cut:
+		w = &cutWriter{ResponseWriter: w}
+	case impostor:
+		answer := httptest.NewRecorder()
+		s.handler.ServeHTTP(answer, r)
+		const another = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFYzNsTS8r9V9gGqsvPWXnNAhI8Jpgwv1v8xUTGNcvCx"
+		body := regexp.MustCompile(`"ssh_host_key":"[^"]*"`).ReplaceAllString(answer.Body.String(), `"ssh_host_key":"`+another+`"`)
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(body))
+		return
+	}
+	s.handler.ServeHTTP(w, r)
 }
 
 // cutWriter breaks the connection after the first whole line.
@@ -136,51 +168,51 @@ func (s *Server) CutStreams(n int) {
 	s.cuts = n
 }
 
-// BootPolls lets new root VMs show themselves as booting n times.
-func (s *Server) BootPolls(n int) {
-	s.machines.mu.Lock()
-	defer s.machines.mu.Unlock()
-	s.machines.bootPolls = n
+// Impostor lets the API name another SSH host key than the VMs show.
+func (s *Server) Impostor() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.impostor = true
 }
 
-// VMs gives the ids of the VMs, sorted.
-func (s *Server) VMs() []string {
-	s.machines.mu.Lock()
-	defer s.machines.mu.Unlock()
-	return slices.Sorted(maps.Keys(s.machines.vms))
+// SlowBoots lets machines that boot say n times that they are not ready.
+func (s *Server) SlowBoots(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.polls = n
 }
 
-// SetState changes a VM's state behind the API's back.
-func (s *Server) SetState(vmID, state, reason string) {
-	s.machines.mu.Lock()
-	defer s.machines.mu.Unlock()
-	v := s.machines.vms[vmID]
-	v.record.State, v.record.Reason = state, reason
+func (s *Server) hook(op fake.Op, spec machine.Spec) error {
+	if op != fake.OpReady || spec.MemoryFile != "" {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asked[spec.ID]++; s.asked[spec.ID] <= s.polls {
+		return context.DeadlineExceeded
+	}
+	return nil
 }
 
-// AddVM makes a VM of acme with a chosen id.
-func (s *Server) AddVM(id string) {
-	s.machines.mu.Lock()
-	defer s.machines.mu.Unlock()
-	_, err := s.machines.add(s.caller, machine.VM{ID: id, Config: machine.Defaults}, "", nil)
-	s.must(err)
+// AddDead makes a VM of acme with a chosen id. It died while versd was away, as no machine can be given an id.
+func (s *Server) AddDead(id string) error {
+	all, err := s.Catalog.AllVMs(context.Background())
+	if err != nil {
+		return err
+	}
+	s.Stop(s.t)
+	err = s.Catalog.InsertVM(context.Background(), catalog.VM{ID: id, OrgID: s.Acme.OrgID, OwnerID: s.Acme.KeyID, Config: machine.Defaults,
+		State: string(machine.StateDead), CreatedAt: time.Now(), UID: 1<<20 + len(all)})
+	s.Start(s.t)
+	s.handler.Machines = s.Manager
+	return err
 }
 
-// AddCommits makes n commits of acme that no VM was ever in.
+// AddCommits makes n commits of acme that nothing can be restored from.
 func (s *Server) AddCommits(n int) {
 	for range n {
 		id := ident.New()
-		s.must(s.catalog.InsertCommit(context.Background(), machine.Commit{ID: id, OrgID: s.caller.OrgID, OwnerID: s.caller.KeyID,
+		s.must(s.Catalog.InsertCommit(context.Background(), machine.Commit{ID: id, OrgID: s.Acme.OrgID, OwnerID: s.Acme.KeyID,
 			Name: "commit-" + id[:8], CreatedAt: time.Now()}))
 	}
 }
-
-// ChangeHostKey lets the VMs made from now on show another SSH host key than the API names, as an impostor would.
-func (s *Server) ChangeHostKey() {
-	s.machines.mu.Lock()
-	defer s.machines.mu.Unlock()
-	s.machines.impostor = true
-}
-
-// DropConnections cuts all connections to guests, those of SSH sessions among them.
-func (s *Server) DropConnections() { s.machines.drop() }
