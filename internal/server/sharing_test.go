@@ -322,6 +322,116 @@ func TestTagProtection(t *testing.T) {
 	h.call("PATCH", tag, move).want(204)
 }
 
+// Of many clients that move a tag at once from where they saw it, one succeeds.
+func TestTagMovesRace(t *testing.T) {
+	h := newHarness(t)
+	seen := h.newTag("latest")
+	vm := h.newVM()
+	const racers = 40
+	commits := make([]string, racers)
+	for i := range commits {
+		commits[i] = h.newCommit(vm)
+	}
+	var mu sync.Mutex
+	var winners []string
+	var group sync.WaitGroup
+	for _, commit := range commits {
+		group.Go(func() {
+			req := h.request(h.key, "PATCH", "/repositories/app/tags/latest", `{"commit_id":"`+commit+`","expected_commit_id":"`+seen+`"}`)
+			switch a := h.send(http.DefaultClient, req); a.status {
+			case 204:
+				mu.Lock()
+				winners = append(winners, commit)
+				mu.Unlock()
+			case 409:
+			default:
+				t.Errorf("status %d: %s", a.status, a.body)
+			}
+		})
+	}
+	group.Wait()
+	tag := read[api.RepoTag](h.call("GET", "/repositories/app/tags/latest", "").want(200))
+	if len(winners) != 1 || tag.CommitID != winners[0] {
+		t.Errorf("%v won, the tag points at %s", winners, tag.CommitID)
+	}
+}
+
+// Our own client knows all of it.
+func TestSharingClient(t *testing.T) {
+	h := newHarness(t)
+	ctx := t.Context()
+	first := h.newTag("latest")
+	second := h.newCommit(h.newVM())
+	client, err := api.NewClient(h.url, api.WithKey(h.key))
+	h.must(err)
+	defer client.CloseIdle()
+	other, err := api.NewClient(h.url, api.WithKey(h.otherKey))
+	h.must(err)
+	defer other.CloseIdle()
+	nobody, err := api.NewClient(h.url)
+	h.must(err)
+	defer nobody.CloseIdle()
+
+	err = client.UpdateRepoTag(ctx, "app", "latest", api.RepoTagUpdate{CommitID: &second, ExpectedCommitID: &second})
+	if api.StatusOf(err) != 409 || !strings.Contains(err.Error(), first) {
+		t.Errorf("%v", err)
+	}
+	h.must(client.UpdateRepoTag(ctx, "app", "latest", api.RepoTagUpdate{CommitID: &second, ExpectedCommitID: &first}))
+	history, err := client.RepoTagHistory(ctx, "app", "latest")
+	h.must(err)
+	back, err := client.RollBackRepoTag(ctx, "app", "latest", api.TagRollbackRequest{ExpectedCommitID: &second})
+	h.must(err)
+	forth, err := client.RollBackRepoTag(ctx, "app", "latest", api.TagRollbackRequest{EntryID: &history.Entries[0].EntryID})
+	h.must(err)
+	if len(history.Entries) != 2 || back.CommitID != first || forth.CommitID != second {
+		t.Errorf("%+v, %+v, %+v", history, back, forth)
+	}
+	protection, err := client.ProtectRepoTag(ctx, "app", "latest", []string{h.key[:36]})
+	h.must(err)
+	same, err := client.RepoTagProtection(ctx, "app", "latest")
+	h.must(err)
+	open, err := client.ProtectRepoTag(ctx, "app", "latest", nil)
+	h.must(err)
+	if !protection.Protected || len(same.Keys) != 1 || open.Protected {
+		t.Errorf("%+v, %+v, %+v", protection, same, open)
+	}
+
+	h.must(client.SetVisibility(ctx, "app", true))
+	repos, err := nobody.PublicRepositories(ctx)
+	h.must(err)
+	repo, err := nobody.PublicRepository(ctx, "acme", "app")
+	h.must(err)
+	tags, err := nobody.PublicRepoTags(ctx, "acme", "app")
+	h.must(err)
+	tag, err := nobody.PublicRepoTag(ctx, "acme", "app", "latest")
+	h.must(err)
+	if len(repos) != 1 || repos[0] != repo || len(tags) != 1 || tags[0] != tag || tag.CommitID != second {
+		t.Errorf("%+v, %+v, %+v, %+v", repos, repo, tags, tag)
+	}
+	name := "mine"
+	fork, err := other.Fork(ctx, api.ForkRequest{SourceOrg: "acme", SourceRepo: "app", SourceTag: "latest", RepoName: &name})
+	h.must(err)
+	if fork.Reference != "mine:latest" || fork.VMID == "" {
+		t.Errorf("%+v", fork)
+	}
+
+	created, err := other.CreateTag(ctx, api.TagRequest{TagName: "golden", CommitID: fork.CommitID})
+	h.must(err)
+	h.must(other.UpdateTag(ctx, "golden", api.TagUpdate{Description: api.Text("d")}))
+	plain, err := other.Tag(ctx, "golden")
+	h.must(err)
+	all, err := other.Tags(ctx)
+	h.must(err)
+	if len(all) != 1 || all[0].TagID != created.TagID || plain.CommitID != fork.CommitID || *plain.Description != "d" {
+		t.Errorf("%+v, %+v", all, plain)
+	}
+	h.must(other.DeleteTag(ctx, "golden"))
+	if err := client.DeleteRepoTagAt(ctx, "app", "latest", first); api.StatusOf(err) != 409 {
+		t.Errorf("%v", err)
+	}
+	h.must(client.DeleteRepoTagAt(ctx, "app", "latest", second))
+}
+
 // Names that break the rules are refused on every endpoint that takes one, whether as a path segment or in a body.
 func TestBadNamesEverywhere(t *testing.T) {
 	h := newHarness(t)
