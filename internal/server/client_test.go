@@ -51,3 +51,79 @@ func TestClient(t *testing.T) {
 		t.Errorf("%q, %v", line, err)
 	}
 }
+
+// Sharing, by our own client.
+func TestSharingClient(t *testing.T) {
+	h := newHarness(t)
+	ctx := t.Context()
+	first := h.newTag("latest")
+	second := h.newCommit(h.newVM())
+	client, err := api.NewClient(h.url, api.WithKey(h.key))
+	h.must(err)
+	defer client.CloseIdle()
+	other, err := api.NewClient(h.url, api.WithKey(h.otherKey))
+	h.must(err)
+	defer other.CloseIdle()
+	nobody, err := api.NewClient(h.url)
+	h.must(err)
+	defer nobody.CloseIdle()
+
+	err = client.UpdateRepoTag(ctx, "app", "latest", api.RepoTagUpdate{CommitID: &second, ExpectedCommitID: &second})
+	if api.StatusOf(err) != 409 || !strings.Contains(err.Error(), first) {
+		t.Errorf("%v", err)
+	}
+	h.must(client.UpdateRepoTag(ctx, "app", "latest", api.RepoTagUpdate{CommitID: &second, ExpectedCommitID: &first}))
+	history, err := client.RepoTagHistory(ctx, "app", "latest")
+	h.must(err)
+	back, err := client.RollBackRepoTag(ctx, "app", "latest", api.TagRollbackRequest{ExpectedCommitID: &second})
+	h.must(err)
+	forth, err := client.RollBackRepoTag(ctx, "app", "latest", api.TagRollbackRequest{EntryID: &history.Entries[0].EntryID})
+	h.must(err)
+	if len(history.Entries) != 2 || back.CommitID != first || forth.CommitID != second {
+		t.Errorf("%+v, %+v, %+v", history, back, forth)
+	}
+	protection, err := client.ProtectRepoTag(ctx, "app", "latest", []string{h.key[:36]})
+	h.must(err)
+	same, err := client.RepoTagProtection(ctx, "app", "latest")
+	h.must(err)
+	open, err := client.ProtectRepoTag(ctx, "app", "latest", nil)
+	h.must(err)
+	if !protection.Protected || len(same.Keys) != 1 || open.Protected {
+		t.Errorf("%+v, %+v, %+v", protection, same, open)
+	}
+
+	h.must(client.SetVisibility(ctx, "app", true))
+	repos, err := nobody.PublicRepositories(ctx)
+	h.must(err)
+	repo, err := nobody.PublicRepository(ctx, "acme", "app")
+	h.must(err)
+	tags, err := nobody.PublicRepoTags(ctx, "acme", "app")
+	h.must(err)
+	tag, err := nobody.PublicRepoTag(ctx, "acme", "app", "latest")
+	h.must(err)
+	if len(repos) != 1 || repos[0] != repo || len(tags) != 1 || tags[0] != tag || tag.CommitID != second {
+		t.Errorf("%+v, %+v, %+v, %+v", repos, repo, tags, tag)
+	}
+	name := "mine"
+	fork, err := other.Fork(ctx, api.ForkRequest{SourceOrg: "acme", SourceRepo: "app", SourceTag: "latest", RepoName: &name})
+	h.must(err)
+	if fork.Reference != "mine:latest" || fork.VMID == "" {
+		t.Errorf("%+v", fork)
+	}
+
+	created, err := other.CreateTag(ctx, api.TagRequest{TagName: "golden", CommitID: fork.CommitID})
+	h.must(err)
+	h.must(other.UpdateTag(ctx, "golden", api.TagUpdate{Description: api.Text("d")}))
+	plain, err := other.Tag(ctx, "golden")
+	h.must(err)
+	all, err := other.Tags(ctx)
+	h.must(err)
+	if len(all) != 1 || all[0].TagID != created.TagID || plain.CommitID != fork.CommitID || *plain.Description != "d" {
+		t.Errorf("%+v, %+v", all, plain)
+	}
+	h.must(other.DeleteTag(ctx, "golden"))
+	if err := client.DeleteRepoTagAt(ctx, "app", "latest", first); api.StatusOf(err) != 409 {
+		t.Errorf("%v", err)
+	}
+	h.must(client.DeleteRepoTagAt(ctx, "app", "latest", second))
+}
