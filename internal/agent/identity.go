@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -217,6 +218,32 @@ func (s *Server) assume(id guest.Identity) (conf guest.Confirmation, rsaKey bool
 	return guest.Confirmation{VMID: id.VMID, Nonce: nonce, Generation: generation, BootID: bootID}, rsaKey, nil
 }
 
+// Rehearse gives a guest that has no identity yet a passing one. A VM is restored from the state after boot: what is laid
+// out and mounted then need not be in every clone, where it is the larger part of a Renew under emulation.
+func (s *Server) Rehearse() error {
+	s.identity.renewing.Lock()
+	defer s.identity.renewing.Unlock()
+	if _, generation := s.identity.current(); generation > 0 {
+		return nil // an agent before this one was given an identity
+	}
+	bootID, err := newBootID()
+	if err != nil {
+		return err
+	}
+	machineID := strings.ReplaceAll(bootID, "-", "")
+	if old, err := os.ReadFile(s.path("/etc/machine-id")); err == nil && machineIDPattern.Match(bytes.TrimSpace(old)) {
+		machineID = string(bytes.TrimSpace(old)) // the image's init goes by it already
+	}
+	return errors.Join(
+		s.setHostname(passingHostname),
+		s.setMachineID(machineID),
+		s.config.System.SetBootID(bootID),
+	)
+}
+
+// passingHostname is as long as the names that VMs get.
+const passingHostname = "vers-00000000"
+
 func newBootID() (string, error) {
 	id, err := uuid.NewRandomFromReader(rand.Reader)
 	return id.String(), err
@@ -253,14 +280,14 @@ func (s *Server) setHostname(name string) error {
 	if err := os.MkdirAll(s.path("/etc"), 0o755); err != nil {
 		return err
 	}
-	if err := replaceFile(s.path("/etc/hostname"), []byte(name+"\n"), 0o644); err != nil {
+	if err := rewriteFile(s.path("/etc/hostname"), []byte(name+"\n"), 0o644); err != nil {
 		return err
 	}
 	old, err := os.ReadFile(s.path("/etc/hosts"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return replaceFile(s.path("/etc/hosts"), []byte(renderHosts(string(old), name)), 0o644)
+	return rewriteFile(s.path("/etc/hosts"), []byte(renderHosts(string(old), name)), 0o644)
 }
 
 // renderHosts gives the guest's own name an address, in the place Debian uses for it.
@@ -285,7 +312,7 @@ func renderHosts(old, name string) string {
 }
 
 func (s *Server) setMachineID(id string) error {
-	if err := replaceFile(s.path("/etc/machine-id"), []byte(id+"\n"), 0o444); err != nil {
+	if err := rewriteFile(s.path("/etc/machine-id"), []byte(id+"\n"), 0o444); err != nil {
 		return err
 	}
 	dbus := s.path("/var/lib/dbus/machine-id")
@@ -298,7 +325,7 @@ func (s *Server) setMachineID(id string) error {
 	case !info.Mode().IsRegular():
 		return nil // a link to the file above
 	}
-	return replaceFile(dbus, []byte(id+"\n"), 0o444)
+	return rewriteFile(dbus, []byte(id+"\n"), 0o444)
 }
 
 func (s *Server) writeEnvironment(vars map[string]string) error {
@@ -341,4 +368,28 @@ func replaceFile(path string, data []byte, mode fs.FileMode) error {
 		return os.WriteFile(path, data, mode)
 	}
 	return err
+}
+
+// rewriteFile is replaceFile, but a short text of the same length takes the place of the old one: a new file costs the
+// guest's file system much more.
+func rewriteFile(path string, data []byte, mode fs.FileMode) error {
+	if !fits(path, data, mode) {
+		return replaceFile(path, data, mode)
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteAt(data, 0)
+	return errors.Join(err, file.Close())
+}
+
+// fits reports whether data can be written over what a file holds. Within one page that happens at once.
+func fits(path string, data []byte, mode fs.FileMode) bool {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode() != mode || info.Size() != int64(len(data)) || len(data) > 4096 {
+		return false
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && stat.Nlink == 1 && int(stat.Uid) == os.Geteuid() // else it is not only ours
 }

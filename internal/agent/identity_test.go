@@ -32,6 +32,44 @@ func (r *rig) read(name string) string {
 	return string(data)
 }
 
+// TestRehearse: after it, a Renew lays out nothing new on the disk.
+func TestRehearse(t *testing.T) {
+	r := newRig(t)
+	r.write("etc/hosts", "127.0.0.1\tlocalhost\n127.0.1.1\timage\n", 0o644)
+	r.write("etc/hostname", "image\n", 0o644)
+	must(t, os.Link(filepath.Join(r.root, "etc/hostname"), filepath.Join(r.root, "etc/other-name")))
+	must(t, r.server.Rehearse())
+	files := []string{"etc/hostname", "etc/hosts", "etc/machine-id"}
+	var before []os.FileInfo
+	for _, name := range files {
+		info, err := os.Stat(filepath.Join(r.root, name))
+		must(t, err)
+		before = append(before, info)
+	}
+	passing := r.read("etc/machine-id")
+	id, _ := newIdentity(t, "one")
+	id.Hostname = "vers-1a2b3c4d"
+	_, err := r.client.Renew(t.Context(), id)
+	must(t, err)
+	for i, name := range files {
+		info, err := os.Stat(filepath.Join(r.root, name))
+		must(t, err)
+		if !os.SameFile(before[i], info) {
+			t.Errorf("%s is a new file", name)
+		}
+	}
+	if got := r.read("etc/hostname") + r.read("etc/hosts") + r.read("etc/machine-id"); got != "vers-1a2b3c4d\n127.0.0.1\tlocalhost\n127.0.1.1\tvers-1a2b3c4d\n"+id.MachineID+"\n" {
+		t.Errorf("the files hold %q", got)
+	}
+	if r.read("etc/other-name") != "image\n" {
+		t.Error("a file that shared its inode with /etc/hostname was changed")
+	}
+	must(t, r.server.Rehearse()) // an agent that was started again in a VM with an identity
+	if r.read("etc/hostname") != "vers-1a2b3c4d\n" || r.read("etc/machine-id") == passing {
+		t.Error("a rehearsal took the identity away")
+	}
+}
+
 func TestRenew(t *testing.T) {
 	r := newRig(t)
 	oldKey, _ := keyPair(t)

@@ -87,8 +87,19 @@ func TestFirstProcessIsLearned(t *testing.T) {
 		_, err = w.WriteString(written)
 		must(t, err)
 		s := &startUp{log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+		rehearsed := 0
+		s.rehearse = func() error {
+			if ready, _, _ := s.status(); ready {
+				t.Error("ready before the rehearsal")
+			}
+			rehearsed++
+			return nil
+		}
 		must(t, w.Close())
 		s.follow(r)
+		if rehearsed != 1 {
+			t.Errorf("%q: %d rehearsals", written, rehearsed)
+		}
 		if ready, kind, path := s.status(); !ready || kind != want.kind || path != want.path {
 			t.Errorf("%q: ready %v, %q, %q", written, ready, kind, path)
 		}

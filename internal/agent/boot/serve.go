@@ -46,11 +46,12 @@ func Serve(version string) error {
 	}
 	_ = file.Close()
 	start := &startUp{log: logger}
-	go start.follow(os.NewFile(decidedFD, "decided"))
 	server := agent.New(agent.Config{
 		Version: version, System: agent.Kernel{}, Logger: logger, Status: start.status,
 		OOMProtected: true, Budget: outputBudget(),
 	})
+	start.rehearse = server.Rehearse
+	go start.follow(os.NewFile(decidedFD, "decided"))
 	return server.Serve(context.Background(), l)
 }
 
@@ -65,7 +66,8 @@ func outputBudget() int64 {
 
 // startUp is how far the guest has come.
 type startUp struct {
-	log *slog.Logger
+	log      *slog.Logger
+	rehearse func() error // called once, before the guest is ready
 
 	mu    sync.Mutex
 	ready bool
@@ -79,10 +81,16 @@ func (s *startUp) status() (ready bool, kind, path string) {
 	return s.ready, s.kind, s.path
 }
 
-func (s *startUp) set(ready bool, kind, path string) {
+func (s *startUp) set(kind, path string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ready, s.kind, s.path = ready, kind, path
+	s.kind, s.path = kind, path
+}
+
+func (s *startUp) setReady() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ready = true
 }
 
 // follow learns what the first process has become. It writes the path of each init before it tries it, and a line end
@@ -95,16 +103,24 @@ func (s *startUp) follow(decided *os.File) {
 	}
 	path := string(data[strings.LastIndexByte(string(data), '\n')+1:])
 	if path == "" {
-		s.set(true, guest.MainReaper, "")
-		return
+		s.set(guest.MainReaper, "")
+	} else {
+		s.set(guest.MainInit, path)
+		s.awaitInit(path)
 	}
-	s.set(false, guest.MainInit, path)
+	if err := s.rehearse(); err != nil {
+		s.log.Warn("no passing identity", "error", err)
+	}
+	s.setReady()
+}
+
+// awaitInit waits until the image's init has started the guest, where it can be asked.
+func (s *startUp) awaitInit(path string) {
 	if target, err := filepath.EvalSymlinks(path); err == nil && filepath.Base(target) == "systemd" {
 		if err := waitForSystemd(); err != nil {
 			s.log.Warn("systemd has not finished its start", "error", err)
 		}
 	}
-	s.set(true, guest.MainInit, path)
 }
 
 const (
