@@ -2,6 +2,7 @@ package machine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -26,14 +27,22 @@ func (m *Manager) setState(ctx context.Context, c Caller, vmID string, skipWaitB
 		return err
 	}
 	defer unlock()
+	// Begun, it is brought to an end without its client too: record and machine must not disagree.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.ReadyLimit)
+	defer cancel()
+	before := v.snapshot()
 	// The record first: what versd finds after a crash is what the user asked for, and adoption brings it about.
 	if err := m.update(ctx, v, func(r *VM) { r.State, r.Reason = string(want), "" }); err != nil {
 		return err
 	}
+	change := v.instance.Resume
 	if want == StatePaused {
-		return v.instance.Pause(ctx)
+		change = v.instance.Pause
 	}
-	return v.instance.Resume(ctx)
+	if err := change(ctx); err != nil {
+		return errors.Join(err, m.update(context.WithoutCancel(ctx), v, func(r *VM) { r.State, r.Reason = before.State, before.Reason }))
+	}
+	return nil
 }
 
 // lockBooted finds a VM that has booted and takes the right to change it. fault.Conflict if it is dead.

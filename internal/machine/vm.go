@@ -76,8 +76,13 @@ func (v *vm) waitBooted(ctx context.Context, skip bool) error {
 			return fault.New(fault.Timeout, "VM '%s' is still booting: %w", v.snapshot().ID, ctx.Err())
 		}
 	}
-	if r := v.snapshot(); r.State == string(StateDead) {
-		return fault.Conflictf("VM '%s' is dead: %s", r.ID, r.Reason)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case v.deleted:
+		return fault.NotFoundf("VM '%s' not found", v.record.ID)
+	case v.record.State == string(StateDead):
+		return fault.Conflictf("VM '%s' is dead: %s", v.record.ID, v.record.Reason)
 	}
 	return nil
 }
@@ -170,6 +175,7 @@ func (m *Manager) remove(ctx context.Context, v *vm) error {
 	v.mu.Lock()
 	v.deleted = true
 	v.mu.Unlock()
+	v.markBooted() // who waits for its boot is told that it is gone
 	m.mu.Lock()
 	delete(m.vms, r.ID)
 	m.mu.Unlock()

@@ -54,7 +54,7 @@ func (g *guest) ready(ctx context.Context, closed <-chan struct{}) (*agentProces
 		case <-closed:
 			err = errClosed()
 		case <-ctx.Done():
-			err = fault.New(fault.Timeout, "connect to the guest of VM %s: no answer; is it still booting or paused? %w", g.spec.ID, ctx.Err())
+			err = errSilent(ctx, g)
 		}
 		g.mu.Lock()
 		if err != nil {

@@ -20,6 +20,7 @@ const (
 	OpCapture Op = "capture" // it stands still for a capture, the disk is the old one
 	OpSwitch  Op = "switch"  // it stands still for a capture, the disk is the new one
 	OpGrow    Op = "grow"    // its disk is about to grow
+	OpDial    Op = "dial"    // somebody connects to it; an error makes it not answer at all
 	OpReady   Op = "ready"   // its agent is asked; an error makes it say that it is not ready yet
 	OpRenew   Op = "renew"   // its agent is given an identity; an error makes it refuse
 	OpKill    Op = "kill"    // its process is about to be ended by Kill

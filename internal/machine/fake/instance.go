@@ -290,9 +290,11 @@ func (g *guest) Capture(_ context.Context, req machine.CaptureRequest) (c machin
 	}()
 	// outside calls the hook, which may wait, and looks whether the machine is still there.
 	outside := func(hook func(machine.Spec) error) error {
-		g.mu.Unlock()
-		err := hook(g.spec)
-		g.mu.Lock()
+		err := func() error {
+			g.mu.Unlock()
+			defer g.mu.Lock() // also where a test ends in its hook
+			return hook(g.spec)
+		}()
 		if err = errors.Join(g.alive(), err); err != nil {
 			return fmt.Errorf("capture VM %s: %w", g.spec.ID, err)
 		}

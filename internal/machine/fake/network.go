@@ -66,6 +66,10 @@ func errClosed() error {
 	return fault.New(fault.Unavailable, "the VM's network is closed: %w", net.ErrClosed)
 }
 
+func errSilent(ctx context.Context, g *guest) error {
+	return fault.New(fault.Timeout, "connect to the guest of VM %s: no answer; is it still booting or paused? %w", g.spec.ID, ctx.Err())
+}
+
 // guest gives the machine at the other end, once it runs.
 func (n *network) guest(ctx context.Context) (*guest, *agentProcess, error) {
 	select {
@@ -78,6 +82,14 @@ func (n *network) guest(ctx context.Context) (*guest, *agentProcess, error) {
 	n.driver.mu.Unlock()
 	if g == nil {
 		return nil, nil, fault.Unavailablef("connect to the guest: no machine runs in %s", n.dir)
+	}
+	if n.driver.at(OpDial, g.spec) != nil {
+		select {
+		case <-ctx.Done():
+			return nil, nil, errSilent(ctx, g)
+		case <-n.closed:
+			return nil, nil, errClosed()
+		}
 	}
 	a, err := g.ready(ctx, n.closed)
 	return g, a, err

@@ -100,7 +100,7 @@ func (r *Rig) AwaitTemplate(t testing.TB) machine.Commit {
 		all, err := r.Catalog.AllCommits(t.Context())
 		check(t, err)
 		for _, c := range all {
-			if c.TemplateKey != "" && !c.Deleted {
+			if c.TemplateKey != "" && !strings.HasPrefix(c.TemplateKey, "import:") && !c.Deleted {
 				template = c
 				return true
 			}
