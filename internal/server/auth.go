@@ -12,7 +12,7 @@ import (
 
 // public lists what needs no key. A key that is sent must be right there too.
 func public(path string) bool {
-	return path == "/health" || path == "/openapi.yaml" || path == "/api/v1/system/version" ||
+	return path == "/health" || path == "/openapi.yaml" || path == "/openapi.json" || path == "/api/v1/system/version" ||
 		path == publicRoot || strings.HasPrefix(path, publicRoot+"/")
 }
 

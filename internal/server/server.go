@@ -120,6 +120,7 @@ func New(options Options) *Server {
 	s.routePublic()
 	s.routeEnv()
 	s.routeAccount()
+	s.mux.HandleFunc("GET /openapi.json", s.serveOpenAPIJSON)
 	s.openAPI = sync.OnceValues(s.api.OpenAPI().YAML)
 	s.handler = s.observe(s.cleanPath(s.authenticate(s.readBody(s.repeat(http.HandlerFunc(s.route))))))
 	return s
