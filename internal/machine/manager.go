@@ -107,8 +107,7 @@ func New(ctx context.Context, c Config) (*Manager, error) {
 	}
 	m.life, m.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if err := m.adoptAll(ctx); err != nil {
-		m.stop()
-		return nil, err
+		return nil, errors.Join(err, m.Close())
 	}
 	m.background.Go(m.collector)
 	m.collectSoon()

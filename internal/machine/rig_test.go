@@ -21,9 +21,6 @@ import (
 
 var errTest = errors.New("this is a test")
 
-// overhead is what a VM is booked with beyond its RAM, in MiB.
-const overhead = 1
-
 // rig is a machinetest.Rig that looks into the manager as well.
 type rig struct {
 	*machinetest.Rig

@@ -116,7 +116,11 @@ func (d *Driver) checkSpec(spec machine.Spec) error {
 	if len(spec.Disk) == 0 {
 		return fault.Invalidf("there is no disk")
 	}
-	for _, path := range []string{spec.Dir, spec.Disk[0].Path, spec.Disk[len(spec.Disk)-1].Path} {
+	paths := []string{spec.Dir}
+	for _, layer := range spec.Disk {
+		paths = append(paths, layer.Path)
+	}
+	for _, path := range paths {
 		if _, err := os.Stat(path); err != nil || !filepath.IsAbs(path) {
 			return fault.Invalidf("the path %q is not absolute, or nothing is there", path)
 		}
