@@ -27,7 +27,7 @@ them. Without an argument all are listed; with a name the VM's id is printed.`,
 		},
 		ValidArgsFunction: a.completeAliases,
 	}
-	format.add(cmd)
+	format.addQuiet(cmd, "print names only")
 	cmd.AddCommand(a.aliasSetCommand(), a.aliasRemoveCommand())
 	return cmd
 }
@@ -50,22 +50,25 @@ func (a *App) showAliases(name string, format formatFlags) error {
 	out := a.Streams.Out
 	if name != "" {
 		id, ok := all[name]
-		switch {
-		case !ok:
+		if !ok {
 			return fault.NotFoundf("alias '%s' not found; 'vers alias' lists them", name)
-		case mode == modeJSON:
-			return printJSON(out, aliasResult{name, id})
 		}
-		fmt.Fprintln(out, id)
-		return nil
+		return a.show(mode, id, aliasResult{name, id}, a.say("%s", id))
 	}
-	if mode == modeJSON {
+	names := slices.Sorted(maps.Keys(all))
+	switch mode {
+	case modeJSON:
 		return printJSON(out, all)
+	case modeQuiet:
+		for _, name := range names {
+			fmt.Fprintln(out, name)
+		}
+		return nil
 	}
 	if len(all) == 0 {
 		fmt.Fprintln(out, "No aliases defined")
 	}
-	for _, name := range slices.Sorted(maps.Keys(all)) {
+	for _, name := range names {
 		fmt.Fprintf(out, "%s -> %s\n", name, all[name])
 	}
 	return nil
@@ -75,7 +78,8 @@ func (a *App) aliasSetCommand() *cobra.Command {
 	var format formatFlags
 	cmd := &cobra.Command{
 		Use: "set <name> <vm>", Short: "Let a name stand for a VM",
-		Args: arguments(cobra.ExactArgs(2)),
+		Example: "  vers alias set dev 2b4a1c2d",
+		Args:    arguments(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.setAliasCommand(cmd.Context(), args[0], args[1], format)
 		},
@@ -100,29 +104,30 @@ func (a *App) setAliasCommand(ctx context.Context, name, vm string, format forma
 	if err := a.setAlias(ctx, name, t.ID); err != nil {
 		return err
 	}
-	if mode == modeJSON {
-		return printJSON(a.Streams.Out, aliasResult{name, t.ID})
-	}
-	fmt.Fprintf(a.Streams.Out, "%s -> %s\n", name, t.ID)
-	return nil
+	return a.show(mode, name, aliasResult{name, t.ID}, a.say("%s -> %s", name, t.ID))
 }
 
 func (a *App) aliasRemoveCommand() *cobra.Command {
-	return &cobra.Command{
+	var format formatFlags
+	cmd := &cobra.Command{
 		Use: "rm <name>...", Aliases: []string{"remove", "delete"}, Short: "Forget aliases; the VMs stay",
-		Args: arguments(cobra.MinimumNArgs(1)),
+		Example: "  vers alias rm dev smoke",
+		Args:    arguments(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.each(args, func(name string) error {
+			mode, err := format.mode()
+			if err != nil {
+				return err
+			}
+			return eachResult(a, mode, args, func(name string) (map[string]string, string, error) {
 				found, err := a.aliases().Remove(cmd.Context(), name)
 				if err == nil && !found {
 					err = fault.NotFoundf("alias '%s' not found; 'vers alias' lists them", name)
 				}
-				if err == nil {
-					fmt.Fprintf(a.Streams.Out, "✓ Alias '%s' removed\n", name)
-				}
-				return err
+				return map[string]string{"name": name}, fmt.Sprintf("✓ Alias '%s' removed", name), err
 			})
 		},
 		ValidArgsFunction: a.completeAliases,
 	}
+	format.add(cmd)
+	return cmd
 }

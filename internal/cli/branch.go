@@ -148,7 +148,7 @@ func (a *App) finishBranch(ctx context.Context, client *api.Client, o branchOpti
 	}
 	if o.wait.wait {
 		for _, id := range result.NewIDs {
-			if err := a.waitRunning(ctx, client, id, o.wait.timeout); err != nil {
+			if err := a.waitJob(ctx, client, "branch", id, o.wait.timeout); err != nil {
 				return fmt.Errorf("waiting for VM '%s': %w", id, err)
 			}
 		}

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -37,15 +36,11 @@ func (a *App) checkout(ctx context.Context, typed string, format formatFlags) er
 		return err
 	}
 	if typed == "" {
-		t, err := a.currentHead()
-		switch {
-		case err != nil:
+		id, err := a.currentHead()
+		if err != nil {
 			return err
-		case mode == modeJSON:
-			return printJSON(a.Streams.Out, headResult{t})
 		}
-		fmt.Fprintf(a.Streams.Out, "Current HEAD: %s\n", t)
-		return nil
+		return a.show(mode, id, headResult{id}, a.say("Current HEAD: %s", id))
 	}
 	client, err := a.api()
 	if err != nil {
@@ -66,11 +61,7 @@ func (a *App) checkout(ctx context.Context, typed string, format formatFlags) er
 	if err := a.folder().SetHead(vm.VMID); err != nil {
 		return err
 	}
-	if mode == modeJSON {
-		return printJSON(a.Streams.Out, headResult{vm.VMID})
-	}
-	fmt.Fprintf(a.Streams.Out, "Switched to VM '%s'\n", vm.VMID)
-	return nil
+	return a.show(mode, vm.VMID, headResult{vm.VMID}, a.say("Switched to VM '%s'", vm.VMID))
 }
 
 func (a *App) headCommand() *cobra.Command {
@@ -86,14 +77,10 @@ func (a *App) headCommand() *cobra.Command {
 				return err
 			}
 			id, err := a.currentHead()
-			switch {
-			case err != nil:
+			if err != nil {
 				return err
-			case mode == modeJSON:
-				return printJSON(a.Streams.Out, headResult{id})
 			}
-			fmt.Fprintln(a.Streams.Out, id)
-			return nil
+			return a.show(mode, id, headResult{id}, a.say("%s", id))
 		},
 	}
 	format.add(cmd)

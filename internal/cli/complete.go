@@ -4,12 +4,14 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"vers/api"
 	"vers/internal/cli/local"
+	"vers/internal/cli/ref"
 )
 
 // completion is the type of cobra's functions for dynamic completion. They are silent about errors: a shell that
@@ -18,7 +20,7 @@ type completion = []cobra.Completion
 
 const noFiles = cobra.ShellCompDirectiveNoFileComp
 
-// ask gives a client for a completion and a context with a short limit.
+// completionClient gives a client for a completion and a context with a short limit.
 func (a *App) completionClient(cmd *cobra.Command) (*api.Client, context.Context, context.CancelFunc) {
 	a.loadDotEnv()
 	ctx := cmd.Context()
@@ -93,13 +95,81 @@ func (a *App) completeCommits(cmd *cobra.Command, args []string, _ string) (comp
 			out = append(out, cobra.CompletionWithDesc(c.CommitID, clean(c.Name)))
 		}
 	}
-	return out, noFiles
+	return append(out, completePlainTags(ctx, client, args)...), noFiles
+}
+
+func completePlainTags(ctx context.Context, client *api.Client, args []string) completion {
+	out := completion{}
+	tags, _ := client.Tags(ctx)
+	for _, tag := range tags {
+		if !slices.Contains(args, tag.TagName) {
+			out = append(out, cobra.CompletionWithDesc(tag.TagName, text(tag.Description)))
+		}
+	}
+	return out
+}
+
+// completeTags offers plain tags.
+func (a *App) completeTags(cmd *cobra.Command, args []string, _ string) (completion, cobra.ShellCompDirective) {
+	if len(args) > 0 && cmd.Name() != "delete" {
+		return nil, noFiles
+	}
+	client, ctx, cancel := a.completionClient(cmd)
+	if client == nil {
+		return nil, noFiles
+	}
+	defer cancel()
+	return completePlainTags(ctx, client, args), noFiles
+}
+
+func (a *App) completeTagCommit(cmd *cobra.Command, args []string, typed string) (completion, cobra.ShellCompDirective) {
+	if len(args) == 1 {
+		return a.completeCommits(cmd, nil, typed)
+	}
+	return nil, noFiles
+}
+
+// completePublicTags offers org/repo:tag: the repositories first, then the tags of the one that is typed.
+func (a *App) completePublicTags(cmd *cobra.Command, args []string, typed string) (completion, cobra.ShellCompDirective) {
+	client, ctx, cancel := a.completionClient(cmd)
+	if client == nil || len(args) > 0 {
+		cancel()
+		return nil, noFiles
+	}
+	defer cancel()
+	out := completion{}
+	full, _, found := strings.Cut(typed, ":")
+	if org, repo, ok := ref.Foreign(full); ok && found {
+		tags, _ := client.PublicRepoTags(ctx, org, repo)
+		for _, tag := range tags {
+			out = append(out, cobra.CompletionWithDesc(full+":"+tag.TagName, text(tag.Description)))
+		}
+		return out, noFiles
+	}
+	repos, _ := client.PublicRepositories(ctx)
+	for _, r := range repos {
+		out = append(out, cobra.CompletionWithDesc(r.FullName+":", text(r.Description)))
+	}
+	return out, noFiles | cobra.ShellCompDirectiveNoSpace
+}
+
+func (a *App) completeVMsAndReferences(cmd *cobra.Command, args []string, typed string) (completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, noFiles
+	}
+	out, _ := a.completeVMs(cmd, args, typed)
+	client, ctx, cancel := a.completionClient(cmd)
+	if client == nil {
+		return out, noFiles
+	}
+	defer cancel()
+	return append(out, a.completeReferences(ctx, client)...), noFiles
 }
 
 func (a *App) completeReferences(ctx context.Context, client *api.Client) completion {
 	out := completion{}
 	repos, _ := client.Repositories(ctx)
-	for _, repo := range repos {
+	for _, repo := range repos[:min(len(repos), maxCompletedRepos)] {
 		tags, _ := client.RepoTags(ctx, repo.Name)
 		for _, tag := range tags {
 			out = append(out, cobra.CompletionWithDesc(repo.Name+":"+tag.TagName, text(tag.Description)))
@@ -107,6 +177,9 @@ func (a *App) completeReferences(ctx context.Context, client *api.Client) comple
 	}
 	return out
 }
+
+// maxCompletedRepos bounds the requests for one completion of references: the newest repositories are asked.
+const maxCompletedRepos = 50
 
 func (a *App) completeVMsAndCommits(cmd *cobra.Command, args []string, typed string) (completion, cobra.ShellCompDirective) {
 	if isRef := cmd.Flags().Lookup("ref"); isRef.Value.String() == "true" {

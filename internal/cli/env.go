@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"regexp"
 	"slices"
@@ -48,23 +47,21 @@ type envVar struct {
 
 func (a *App) envListCommand() *cobra.Command {
 	var format formatFlags
+	var pages pageFlags
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List the variables",
 		Long:    "List the variables. --format json gives an array of {key, value}, --format json-map an object.",
 		Example: "  vers env list\n  vers env list --format json | jq -r '.[].key'",
 		Args:    arguments(cobra.NoArgs),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.envList(cmd.Context(), format) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.envList(cmd.Context(), format, pages) },
 	}
-	format.add(cmd)
+	format.addQuiet(cmd, "print names only")
+	pages.add(cmd)
 	return cmd
 }
 
-func (a *App) envList(ctx context.Context, format formatFlags) error {
-	mode, err := format.mode("json-map")
-	if err != nil {
-		return err
-	}
-	client, err := a.api()
+func (a *App) envList(ctx context.Context, format formatFlags, pages pageFlags) error {
+	mode, client, err := a.begin(format, "json-map")
 	if err != nil {
 		return err
 	}
@@ -74,33 +71,30 @@ func (a *App) envList(ctx context.Context, format formatFlags) error {
 	if err != nil {
 		return err
 	}
-	if vars == nil {
-		vars = map[string]string{}
+	if mode == modeJSONMap {
+		if vars == nil {
+			vars = map[string]string{}
+		}
+		return printJSON(a.Streams.Out, vars)
 	}
 	list := []envVar{}
-	rows := [][]string{}
 	for _, key := range slices.Sorted(maps.Keys(vars)) {
 		list = append(list, envVar{key, vars[key]})
-		rows = append(rows, []string{key, shorten(clean(vars[key]), 50)})
 	}
-	switch {
-	case mode == modeJSON:
-		return printJSON(a.Streams.Out, list)
-	case mode == modeJSONMap:
-		return printJSON(a.Streams.Out, vars)
-	case len(vars) == 0:
-		fmt.Fprintln(a.Streams.Out, "No environment variables set.")
-		return nil
-	}
-	a.Streams.table([]string{"KEY", "VALUE"}, rows)
-	return nil
+	return listing[envVar]{
+		name:   func(v envVar) string { return v.Key },
+		header: []string{"KEY", "VALUE"},
+		row:    func(v envVar) []string { return []string{v.Key, shorten(clean(v.Value), 50)} },
+		empty:  "No environment variables set.",
+	}.print(a, mode, pages, list)
 }
 
 func (a *App) envSetCommand() *cobra.Command {
 	var format formatFlags
 	cmd := &cobra.Command{
 		Use: "set <KEY> <VALUE>", Short: "Add or change a variable",
-		Args: arguments(cobra.ExactArgs(2)),
+		Example: "  vers env set DATABASE_URL postgres://db/app",
+		Args:    arguments(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.envSet(cmd.Context(), args[0], args[1], format)
 		},
@@ -126,23 +120,18 @@ func (a *App) envSet(ctx context.Context, key, value string, format formatFlags)
 	}
 	ctx, cancel := limit(ctx, listLimit, "setting the variable")
 	defer cancel()
-	_, err = client.SetEnvVars(ctx, map[string]string{key: value}, false)
-	switch {
-	case err != nil:
+	if _, err := client.SetEnvVars(ctx, map[string]string{key: value}, false); err != nil {
 		return err
-	case mode == modeJSON:
-		return printJSON(a.Streams.Out, envVar{key, value})
 	}
-	fmt.Fprintf(a.Streams.Out, "✓ %s set\n", key)
-	fmt.Fprintln(a.Streams.Out, "New VMs will get it; existing ones keep what they have.")
-	return nil
+	return a.show(mode, key, envVar{key, value}, a.say("✓ %s set\nNew VMs will get it; existing ones keep what they have.", key))
 }
 
 func (a *App) envDeleteCommand() *cobra.Command {
 	var format formatFlags
 	cmd := &cobra.Command{
 		Use: "delete <KEY>", Aliases: []string{"del", "rm", "remove"}, Short: "Remove a variable",
-		Args: arguments(cobra.ExactArgs(1)),
+		Example: "  vers env delete DATABASE_URL",
+		Args:    arguments(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.envDelete(cmd.Context(), args[0], format)
 		},
@@ -153,11 +142,7 @@ func (a *App) envDeleteCommand() *cobra.Command {
 }
 
 func (a *App) envDelete(ctx context.Context, key string, format formatFlags) error {
-	mode, err := format.mode()
-	if err != nil {
-		return err
-	}
-	client, err := a.api()
+	mode, client, err := a.begin(format)
 	if err != nil {
 		return err
 	}
@@ -169,9 +154,6 @@ func (a *App) envDelete(ctx context.Context, key string, format formatFlags) err
 		return rewordf(err, "environment variable '%s' not found; 'vers env list' shows them", key)
 	case err != nil:
 		return err
-	case mode == modeJSON:
-		return printJSON(a.Streams.Out, map[string]string{"key": key})
 	}
-	fmt.Fprintf(a.Streams.Out, "✓ %s deleted\n", key)
-	return nil
+	return a.show(mode, key, map[string]string{"key": key}, a.say("✓ %s deleted", key))
 }

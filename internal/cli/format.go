@@ -4,9 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"strings"
-	"time"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -103,66 +100,4 @@ func cut[T any](p pageFlags, all []T) (items []T, forJSON any, hint string, err 
 	next := p.offset + p.limit
 	hint = fmt.Sprintf("%d of %d shown; go on with --offset %d", len(items), len(all), next)
 	return items, page[T]{items, len(all), p.limit, p.offset, true, next, hint}, hint, nil
-}
-
-// table writes rows in columns at least two spaces apart. If the terminal is too narrow the last column is cut.
-func (s *Streams) table(header []string, rows [][]string) {
-	widths := make([]int, len(header))
-	all := append([][]string{header}, rows...)
-	for _, row := range all {
-		for i, cell := range row {
-			row[i] = clean(cell)
-			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
-		}
-	}
-	terminal := s.Width()
-	for _, row := range all {
-		var line strings.Builder
-		for i, cell := range row {
-			if i == len(row)-1 {
-				if room := terminal - utf8.RuneCountInString(line.String()); terminal > 0 && room < utf8.RuneCountInString(cell) {
-					cell = shorten(cell, max(room, 4))
-				}
-				line.WriteString(cell)
-				break
-			}
-			line.WriteString(cell)
-			line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+2))
-		}
-		fmt.Fprintln(s.Out, strings.TrimRight(line.String(), " "))
-	}
-}
-
-// shorten cuts text to width runes, marking the cut.
-func shorten(text string, width int) string {
-	runes := []rune(text)
-	if len(runes) <= width {
-		return text
-	}
-	return string(runes[:max(width-1, 0)]) + "…"
-}
-
-// when shows a time to people.
-func when(t time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	return t.Local().Format("2006-01-02 15:04:05")
-}
-
-// whenText is when for times that the API gives as text.
-func whenText(s string) string {
-	t, err := time.Parse(time.RFC3339Nano, s)
-	if err != nil {
-		return s
-	}
-	return when(t)
-}
-
-// text gives an optional string, or a dash.
-func text(s *string) string {
-	if s == nil || *s == "" {
-		return "-"
-	}
-	return clean(*s)
 }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -33,11 +32,7 @@ type infoResult struct {
 }
 
 func (a *App) info(ctx context.Context, typed string, format formatFlags) error {
-	mode, err := format.mode()
-	if err != nil {
-		return err
-	}
-	client, err := a.api()
+	mode, client, err := a.begin(format)
 	if err != nil {
 		return err
 	}
@@ -62,25 +57,17 @@ func (a *App) info(ctx context.Context, typed string, format formatFlags) error 
 	if r.Labels == nil {
 		r.Labels = map[string]string{}
 	}
-	switch mode {
-	case modeJSON:
-		return printJSON(a.Streams.Out, r)
-	case modeQuiet:
-		fmt.Fprintln(a.Streams.Out, r.VMID)
-		return nil
-	}
 	deleted := ""
 	if r.DeletedAt != nil {
 		deleted = when(*r.DeletedAt)
 	}
-	a.fields([][2]string{
+	return a.show(mode, r.VMID, r, a.fields([][2]string{
 		{"VM ID", r.VMID}, {"Alias", text(r.Alias)}, {"State", r.State}, {"Reason", r.Reason}, {"IP", r.IP},
 		{"Owner", r.OwnerID}, {"Created", when(r.CreatedAt)}, {"Deleted", deleted},
 		{"Parent commit", text(r.ParentCommitID)}, {"Grandparent VM", text(r.GrandparentVM)},
 		{"Memory", mib(r.MemSizeMiB)}, {"vCPUs", number(r.VCPUCount)}, {"Disk", mib(r.FSSizeMiB)},
 		{"Image", r.ImageName}, {"Kernel", r.KernelName},
-	})
-	return nil
+	}))
 }
 
 func mib(n int64) string {

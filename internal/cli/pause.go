@@ -49,11 +49,7 @@ func (a *App) resumeCommand() *cobra.Command {
 }
 
 func (a *App) setState(ctx context.Context, typed, state string, wait waitFlags, format formatFlags) error {
-	mode, err := format.mode()
-	if err != nil {
-		return err
-	}
-	client, err := a.api()
+	mode, client, err := a.begin(format)
 	if err != nil {
 		return err
 	}
@@ -71,17 +67,15 @@ func (a *App) setState(ctx context.Context, typed, state string, wait waitFlags,
 		return t.missing(err)
 	}
 	if wait.wait {
-		if err := a.waitRunning(ctx, client, t.ID, wait.timeout); err != nil {
+		if err := a.waitJob(ctx, client, "resume", t.ID, wait.timeout); err != nil {
 			return err
 		}
 	}
-	if mode == modeJSON {
-		return printJSON(a.Streams.Out, stateResult{t.ID, state})
-	}
-	a.usedHead(t)
-	fmt.Fprintf(a.Streams.Out, "✓ VM '%s' %s\n", t.ID, past)
-	fmt.Fprintf(a.Streams.Out, "State: %s\n", state)
-	return nil
+	return a.show(mode, t.ID, stateResult{t.ID, state}, func() {
+		a.usedHead(t)
+		fmt.Fprintf(a.Streams.Out, "✓ VM '%s' %s\n", t.ID, past)
+		fmt.Fprintf(a.Streams.Out, "State: %s\n", state)
+	})
 }
 
 // usedHead tells in text output that HEAD was meant.
@@ -146,10 +140,9 @@ func (a *App) resize(ctx context.Context, typed string, size int64, format forma
 		return t.missing(err)
 	case err != nil:
 		return err
-	case mode == modeJSON:
-		return printJSON(a.Streams.Out, resizeResult{t.ID, size})
 	}
-	a.usedHead(t)
-	fmt.Fprintf(a.Streams.Out, "✓ Disk of VM '%s' resized to %d MiB\n", t.ID, size)
-	return nil
+	return a.show(mode, t.ID, resizeResult{t.ID, size}, func() {
+		a.usedHead(t)
+		fmt.Fprintf(a.Streams.Out, "✓ Disk of VM '%s' resized to %d MiB\n", t.ID, size)
+	})
 }

@@ -2,13 +2,13 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 
 	"github.com/spf13/cobra"
 
 	"vers/api"
+	"vers/internal/cli/ref"
 	"vers/internal/fault"
 	"vers/internal/ident"
 )
@@ -20,10 +20,12 @@ func (a *App) repoCommand() *cobra.Command {
 are private to the organisation unless published.`,
 		Example: `  vers repo create my-app -d "Pre-baked dev VMs"
   vers repo tag create my-app latest 5f0c1a2b
-  vers run-commit my-app:latest --ref`,
+  vers run-commit my-app:latest --ref
+  vers repo list --public
+  vers repo fork acme/python:latest`,
 	}
 	return group(cmd, a.repoCreateCommand(), a.repoListCommand(), a.repoGetCommand(), a.repoDeleteCommand(),
-		a.repoVisibilityCommand(), a.repoTagCommand())
+		a.repoVisibilityCommand(), a.repoForkCommand(), a.repoTagCommand())
 }
 
 func checkRepoName(name string) error {
@@ -75,26 +77,29 @@ func (a *App) repoCreate(ctx context.Context, name, description string, format f
 	ctx, cancel := limit(ctx, listLimit, "creating the repository")
 	defer cancel()
 	made, err := client.CreateRepository(ctx, req)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case mode == modeJSON:
-		return printJSON(a.Streams.Out, made)
 	}
-	fmt.Fprintf(a.Streams.Out, "✓ Repository '%s' created (%s)\n", name, made.RepoID)
-	return nil
+	return a.show(mode, name, made, a.say("✓ Repository '%s' created (%s)", name, made.RepoID))
 }
 
 func (a *App) repoListCommand() *cobra.Command {
 	var format formatFlags
 	var pages pageFlags
+	var public bool
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List the repositories",
-		Args: arguments(cobra.NoArgs),
+		Long:    "List the repositories of your organisation, newest first; with --public those that everybody can fork.",
+		Example: "  vers repo list\n  vers repo list --public",
+		Args:    arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if public {
+				return a.repoListPublic(cmd.Context(), format, pages)
+			}
 			return a.repoList(cmd.Context(), format, pages)
 		},
 	}
+	cmd.Flags().BoolVar(&public, "public", false, "public repositories of all organisations")
 	format.addQuiet(cmd, "print names only")
 	pages.add(cmd)
 	return cmd
@@ -108,11 +113,7 @@ func visibility(public bool) string {
 }
 
 func (a *App) repoList(ctx context.Context, format formatFlags, pages pageFlags) error {
-	mode, err := format.mode()
-	if err != nil {
-		return err
-	}
-	client, err := a.api()
+	mode, client, err := a.begin(format)
 	if err != nil {
 		return err
 	}
@@ -122,71 +123,94 @@ func (a *App) repoList(ctx context.Context, format formatFlags, pages pageFlags)
 	if err != nil {
 		return err
 	}
-	items, forJSON, hint, err := cut(pages, all)
+	return listing[api.Repository]{
+		name:   func(r api.Repository) string { return r.Name },
+		header: []string{"NAME", "VISIBILITY", "CREATED", "DESCRIPTION"},
+		row: func(r api.Repository) []string {
+			return []string{r.Name, visibility(r.IsPublic), when(r.CreatedAt), text(r.Description)}
+		},
+		empty: "No repositories found. Create one with 'vers repo create <name>'.",
+	}.print(a, mode, pages, all)
+}
+
+func (a *App) repoListPublic(ctx context.Context, format formatFlags, pages pageFlags) error {
+	mode, client, err := a.begin(format)
 	if err != nil {
 		return err
 	}
-	switch mode {
-	case modeJSON:
-		return printJSON(a.Streams.Out, forJSON)
-	case modeQuiet:
-		for _, r := range items {
-			fmt.Fprintln(a.Streams.Out, r.Name)
-		}
-	default:
-		if len(all) == 0 {
-			fmt.Fprintln(a.Streams.Out, "No repositories found. Create one with 'vers repo create <name>'.")
-			return nil
-		}
-		rows := make([][]string, 0, len(items))
-		for _, r := range items {
-			rows = append(rows, []string{r.Name, visibility(r.IsPublic), when(r.CreatedAt), text(r.Description)})
-		}
-		a.Streams.table([]string{"NAME", "VISIBILITY", "CREATED", "DESCRIPTION"}, rows)
+	ctx, cancel := limit(ctx, listLimit, "listing the repositories")
+	defer cancel()
+	all, err := client.PublicRepositories(ctx)
+	if err != nil {
+		return err
 	}
-	if hint != "" {
-		a.Streams.note("%s", hint)
-	}
-	return nil
+	return listing[api.PublicRepository]{
+		name:   func(r api.PublicRepository) string { return r.FullName },
+		header: []string{"NAME", "TAGS", "CREATED", "DESCRIPTION"},
+		row: func(r api.PublicRepository) []string {
+			return []string{r.FullName, strconv.FormatInt(r.TagCount, 10), when(r.CreatedAt), text(r.Description)}
+		},
+		empty: "No public repositories. Publish one with 'vers repo visibility <name> --public'.",
+	}.print(a, mode, pages, all)
 }
 
 func (a *App) repoGetCommand() *cobra.Command {
 	var format formatFlags
 	cmd := &cobra.Command{
-		Use: "get <name>", Short: "Show a repository",
-		Args: arguments(cobra.ExactArgs(1)),
+		Use: "get <name|org/name>", Short: "Show a repository, also another organisation's public one",
+		Example: "  vers repo get my-app\n  vers repo get acme/python",
+		Args:    arguments(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if org, repo, ok := ref.Foreign(args[0]); ok {
+				return a.repoGetPublic(cmd.Context(), org, repo, format)
+			}
 			return a.repoGet(cmd.Context(), args[0], format)
 		},
 		ValidArgsFunction: a.completeRepos,
 	}
-	format.add(cmd)
+	format.addQuiet(cmd, "print the name only")
 	return cmd
 }
 
 func (a *App) repoGet(ctx context.Context, name string, format formatFlags) error {
-	mode, err := format.mode()
-	if err != nil {
-		return err
-	}
-	client, err := a.api()
+	mode, client, err := a.begin(format)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := limit(ctx, listLimit, "reading the repository")
 	defer cancel()
 	r, err := client.Repository(ctx, name)
-	switch {
-	case err != nil:
+	if err != nil {
 		return missingRepo(err, name)
-	case mode == modeJSON:
-		return printJSON(a.Streams.Out, r)
 	}
-	a.fields([][2]string{
+	return a.show(mode, r.Name, r, a.fields([][2]string{
 		{"Name", r.Name}, {"ID", r.RepoID}, {"Owner", r.OwnerOrg}, {"Visibility", visibility(r.IsPublic)},
 		{"Tags", strconv.FormatInt(r.TagCount, 10)}, {"Created", when(r.CreatedAt)}, {"Description", text(r.Description)},
-	})
-	return nil
+	}))
+}
+
+func (a *App) repoGetPublic(ctx context.Context, org, repo string, format formatFlags) error {
+	mode, client, err := a.begin(format)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := limit(ctx, listLimit, "reading the repository")
+	defer cancel()
+	r, err := client.PublicRepository(ctx, org, repo)
+	if err != nil {
+		return missingPublic(err, org, repo)
+	}
+	return a.show(mode, r.FullName, r, a.fields([][2]string{
+		{"Name", r.FullName}, {"ID", r.RepoID}, {"Owner", r.OrgName}, {"Visibility", visibility(true)},
+		{"Tags", strconv.FormatInt(r.TagCount, 10)}, {"Created", when(r.CreatedAt)}, {"Description", text(r.Description)},
+	}))
+}
+
+func missingPublic(err error, org, repo string) error {
+	if !api.IsNotFound(err) {
+		return err
+	}
+	return rewordf(err, "public repository '%s/%s' not found; 'vers repo list --public' shows them", org, repo)
 }
 
 // repoDone is the JSON output of commands on repositories that give nothing back.
@@ -199,7 +223,8 @@ func (a *App) repoDeleteCommand() *cobra.Command {
 	var format formatFlags
 	cmd := &cobra.Command{
 		Use: "delete <name>...", Aliases: []string{"rm"}, Short: "Delete repositories with their tags; the commits stay",
-		Args: arguments(cobra.MinimumNArgs(1)),
+		Example: "  vers repo delete my-app",
+		Args:    arguments(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.repoDelete(cmd.Context(), args, format)
 		},
@@ -210,31 +235,16 @@ func (a *App) repoDeleteCommand() *cobra.Command {
 }
 
 func (a *App) repoDelete(ctx context.Context, names []string, format formatFlags) error {
-	mode, err := format.mode()
+	mode, client, err := a.begin(format)
 	if err != nil {
 		return err
 	}
-	client, err := a.api()
-	if err != nil {
-		return err
-	}
-	done := []repoDone{}
-	err = a.each(names, func(name string) error {
+	return eachResult(a, mode, names, func(name string) (repoDone, string, error) {
 		limited, cancel := limit(ctx, listLimit, "deleting the repository")
 		defer cancel()
-		if err := client.DeleteRepository(limited, name); err != nil {
-			return missingRepo(err, name)
-		}
-		done = append(done, repoDone{Name: name})
-		if mode == modeText {
-			fmt.Fprintf(a.Streams.Out, "✓ Repository '%s' deleted\n", name)
-		}
-		return nil
+		err := missingRepo(client.DeleteRepository(limited, name), name)
+		return repoDone{Name: name}, fmt.Sprintf("✓ Repository '%s' deleted", name), err
 	})
-	if mode == modeJSON {
-		return errors.Join(err, printJSON(a.Streams.Out, done))
-	}
-	return err
 }
 
 func (a *App) repoVisibilityCommand() *cobra.Command {
@@ -257,11 +267,7 @@ func (a *App) repoVisibilityCommand() *cobra.Command {
 }
 
 func (a *App) repoVisibility(ctx context.Context, name string, given, public bool, format formatFlags) error {
-	mode, err := format.mode()
-	if err != nil {
-		return err
-	}
-	client, err := a.api()
+	mode, client, err := a.begin(format)
 	if err != nil {
 		return err
 	}
@@ -275,15 +281,13 @@ func (a *App) repoVisibility(ctx context.Context, name string, given, public boo
 		r, err = client.Repository(ctx, name)
 		public, verb = r.IsPublic, "is"
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return missingRepo(err, name)
-	case mode == modeJSON:
-		return printJSON(a.Streams.Out, repoDone{name, &public})
 	}
-	fmt.Fprintf(a.Streams.Out, "Repository '%s' %s %s\n", name, verb, visibility(public))
-	if !given {
-		a.Streams.note("change it with --public or --public=false")
-	}
-	return nil
+	return a.show(mode, name, repoDone{name, &public}, func() {
+		fmt.Fprintf(a.Streams.Out, "Repository '%s' %s %s\n", name, verb, visibility(public))
+		if !given {
+			a.Streams.note("change it with --public or --public=false")
+		}
+	})
 }

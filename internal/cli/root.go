@@ -75,10 +75,11 @@ func (a *App) rootCommand() *cobra.Command {
 	}
 	add("project", "Project", a.initCommand(), a.runCommand(), a.runCommitCommand())
 	add("tree", "Tree", a.branchCommand(), a.commitCommand(), a.checkoutCommand(), a.headCommand(), a.aliasCommand(),
-		a.treeCommand(), a.repoCommand())
-	add("vm", "VMs", a.statusCommand(), a.infoCommand(), a.pauseCommand(), a.resumeCommand(), a.resizeCommand(), a.deleteCommand())
+		a.treeCommand(), a.historyCommand(), a.tagCommand(), a.repoCommand())
+	add("vm", "VMs", a.statusCommand(), a.infoCommand(), a.pauseCommand(), a.resumeCommand(), a.resizeCommand(), a.renameCommand(), a.deleteCommand())
 	add("access", "Access", a.connectCommand(), a.execCommand())
 	add("account", "Account", a.loginCommand(), a.logoutCommand(), a.whoamiCommand(), a.envCommand())
+	add("tooling", "Tooling", a.jobsCommand(), a.agentContextCommand(), a.feedbackCommand(), a.upgradeCommand(), a.telemetryCommand())
 	return root
 }
 
@@ -91,7 +92,7 @@ const helpTemplate = `{{with (or .Long .Short)}}{{. | trimTrailingWhitespaces}}
 // replaced are commands of other generations of this program and what does their work here.
 var replaced = map[string]string{
 	"stop": "pause", "start": "resume", "ls": "status", "list": "status", "ui": "tree", "clusters": "tree",
-	"rm": "delete", "clone": "branch", "restore": "run-commit", "log": "commit history", "attach": "connect",
+	"rm": "delete", "clone": "branch", "restore": "run-commit", "attach": "connect",
 	"pick": "checkout", "docker": "run",
 }
 

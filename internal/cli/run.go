@@ -117,7 +117,7 @@ func (a *App) run(ctx context.Context, o runOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := a.started(ctx, client, vm.VMID, o.alias, o.wait); err != nil {
+	if err := a.started(ctx, client, "run", vm.VMID, o.alias, o.wait); err != nil {
 		return err
 	}
 	switch {

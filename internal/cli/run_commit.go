@@ -27,9 +27,10 @@ func (a *App) runCommitCommand() *cobra.Command {
 		Long: `Start a new VM from a commit: memory, processes and disk go on from where they were when the commit was
 made. Every call gives an independent VM. Sizes come from the commit. HEAD moves to the new VM.
 
-The commit is named by its id (or a unique beginning of it), or by a tag of a repository of your
-organisation with --ref. An alias that exists already moves to the new VM.`,
+The commit is named by its id (or a unique beginning of it), by a plain tag, or with --ref by a tag of a
+repository of your organisation. An alias that exists already moves to the new VM.`,
 		Example: `  vers run-commit 5f0c1a2b --vm-alias smoke
+  vers run-commit golden
   vers run-commit my-app:latest --ref --vm-alias my-dev --wait`,
 		Args: arguments(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -79,7 +80,7 @@ func (a *App) runCommit(ctx context.Context, o runCommitOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := a.started(ctx, client, vm.VMID, o.alias, o.wait); err != nil {
+	if err := a.started(ctx, client, "run-commit", vm.VMID, o.alias, o.wait); err != nil {
 		return err
 	}
 	if mode == modeJSON {
@@ -101,7 +102,7 @@ func (a *App) fromCommit(ctx context.Context, client *api.Client, spec string, r
 	defer cancel()
 	vm, err := client.FromCommit(ctx, req)
 	if api.IsNotFound(err) && req.TagName != nil {
-		return vm, rewordf(err, "commit '%s' not found: it is neither a commit id nor a tag ('vers commit list' shows the commits; repo:tag needs --ref)", spec)
+		return vm, rewordf(err, "commit '%s' not found: it is neither a commit id nor a tag ('vers commit list' and 'vers tag list' show them; repo:tag needs --ref)", spec)
 	}
 	return vm, err
 }
@@ -111,7 +112,7 @@ func (a *App) commitRequest(ctx context.Context, o runCommitOptions) (api.FromCo
 	if o.isRef {
 		return api.FromCommitRequest{Ref: &o.spec}, nil
 	}
-	if _, ok := ref.Prefix(o.spec); !ok && ident.ValidName(o.spec, 64) {
+	if _, ok := ref.Prefix(o.spec); !ok && ident.ValidName(o.spec, ident.PlainTagName) {
 		return api.FromCommitRequest{TagName: &o.spec}, nil
 	}
 	id, err := a.commitTarget(ctx, o.spec)
@@ -123,7 +124,7 @@ func checkCommitSpec(command, spec string, isRef bool) error {
 	_, shaped := ref.ParseReference(spec)
 	switch {
 	case ref.IsForeign(spec):
-		return fault.Invalidf("'%s' is a tag of another organisation: fork its repository first, then use your own repo:tag", spec)
+		return fault.Invalidf("'%s' is a tag of another organisation: fork it first with 'vers repo fork %s', then use your own repo:tag", spec, spec)
 	case isRef && !shaped:
 		return fault.Invalidf("'%s' is not a reference: --ref expects repo:tag, for example my-app:latest", spec)
 	case !isRef && shaped:

@@ -13,7 +13,6 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"vers/internal/machine"
 	"vers/test/rig"
 )
 
@@ -55,7 +54,7 @@ func TestScripts(t *testing.T) {
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
 				"code":   wantCode,
 				"let":    letVariable,
-				"server": func(ts *testscript.TestScript, _ bool, args []string) { control(t, ts, server, args) },
+				"server": func(ts *testscript.TestScript, _ bool, args []string) { control(ts, server, args) },
 			},
 			RequireUniqueNames: true,
 		})
@@ -84,7 +83,7 @@ func letVariable(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // control changes what the server does.
-func control(t *testing.T, ts *testscript.TestScript, server *rig.Server, args []string) {
+func control(ts *testscript.TestScript, server *rig.Server, args []string) {
 	switch args[0] {
 	case "boot":
 		n, err := strconv.Atoi(args[1])
@@ -95,8 +94,7 @@ func control(t *testing.T, ts *testscript.TestScript, server *rig.Server, args [
 		ts.Check(err)
 		server.CutStreams(n)
 	case "crash":
-		server.Machine(t, args[1]).Crash()
-		server.AwaitState(t, server.Acme, args[1], machine.StateDead)
+		server.Crash(args[1])
 	case "dead":
 		ts.Check(server.AddDead(args[1]))
 	case "requests":

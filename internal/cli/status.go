@@ -51,11 +51,7 @@ func withAlias(vm api.VM, aliases map[string]string) vmStatus {
 }
 
 func (a *App) statusAll(ctx context.Context, format formatFlags, pages pageFlags) error {
-	mode, err := format.mode()
-	if err != nil {
-		return err
-	}
-	client, err := a.api()
+	mode, client, err := a.begin(format)
 	if err != nil {
 		return err
 	}
@@ -73,27 +69,19 @@ func (a *App) statusAll(ctx context.Context, format formatFlags, pages pageFlags
 	for _, vm := range vms {
 		all = append(all, withAlias(vm, aliases))
 	}
-	items, forJSON, hint, err := cut(pages, all)
-	if err != nil {
-		return err
+	if mode == modeText {
+		a.printHead()
 	}
-	switch mode {
-	case modeJSON:
-		return printJSON(a.Streams.Out, forJSON)
-	case modeQuiet:
-		for _, vm := range items {
-			fmt.Fprintln(a.Streams.Out, vm.VMID)
-		}
-	default:
-		a.printStatus(items, len(all))
-	}
-	if hint != "" {
-		a.Streams.note("%s", hint)
-	}
-	return nil
+	return listing[vmStatus]{
+		name:   func(vm vmStatus) string { return vm.VMID },
+		header: []string{"VM ID", "STATE", "CREATED", "ALIAS"},
+		row:    func(vm vmStatus) []string { return []string{vm.VMID, vm.State, when(vm.CreatedAt), text(vm.Alias)} },
+		empty:  "No VMs found.",
+	}.print(a, mode, pages, all)
 }
 
-func (a *App) printStatus(items []vmStatus, total int) {
+// printHead shows HEAD above the list of VMs.
+func (a *App) printHead() {
 	out := a.Streams.Out
 	id, state, err := a.folder().Head()
 	switch {
@@ -107,23 +95,10 @@ func (a *App) printStatus(items []vmStatus, total int) {
 		fmt.Fprintf(out, "HEAD: %s\n", id)
 	}
 	fmt.Fprintln(out)
-	if total == 0 {
-		fmt.Fprintln(out, "No VMs found.")
-		return
-	}
-	rows := make([][]string, 0, len(items))
-	for _, vm := range items {
-		rows = append(rows, []string{vm.VMID, vm.State, when(vm.CreatedAt), text(vm.Alias)})
-	}
-	a.Streams.table([]string{"VM ID", "STATE", "CREATED", "ALIAS"}, rows)
 }
 
 func (a *App) statusOne(ctx context.Context, typed string, format formatFlags) error {
-	mode, err := format.mode()
-	if err != nil {
-		return err
-	}
-	client, err := a.api()
+	mode, client, err := a.begin(format)
 	if err != nil {
 		return err
 	}
@@ -142,25 +117,8 @@ func (a *App) statusOne(ctx context.Context, typed string, format formatFlags) e
 		return err
 	}
 	s := withAlias(vm, aliases)
-	switch mode {
-	case modeJSON:
-		return printJSON(a.Streams.Out, s)
-	case modeQuiet:
-		fmt.Fprintln(a.Streams.Out, s.VMID)
-		return nil
-	}
-	a.fields([][2]string{
+	return a.show(mode, s.VMID, s, a.fields([][2]string{
 		{"VM ID", s.VMID}, {"Alias", text(s.Alias)}, {"State", s.State}, {"Reason", s.Reason},
 		{"Owner", s.OwnerID}, {"Created", when(s.CreatedAt)},
-	})
-	return nil
-}
-
-// fields prints lines "Name: value"; empty values are left out.
-func (a *App) fields(pairs [][2]string) {
-	for _, pair := range pairs {
-		if pair[1] != "" {
-			fmt.Fprintf(a.Streams.Out, "%s: %s\n", pair[0], clean(pair[1]))
-		}
-	}
+	}))
 }

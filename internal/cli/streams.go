@@ -20,6 +20,8 @@ type Streams struct {
 
 	InTTY, OutTTY, ErrTTY bool
 
+	// Colour says whether Out may be coloured.
+	Colour bool
 	// Terminal is the file behind In when that is a terminal, for raw mode; nil otherwise.
 	Terminal *os.File
 	// Width gives the columns of the terminal behind Out; 0: not a terminal, do not cut.
@@ -34,6 +36,7 @@ func SystemStreams() *Streams {
 	s.InTTY = term.IsTerminal(int(os.Stdin.Fd()))
 	s.OutTTY = term.IsTerminal(int(os.Stdout.Fd()))
 	s.ErrTTY = term.IsTerminal(int(os.Stderr.Fd()))
+	s.Colour = s.OutTTY && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 	if s.InTTY {
 		s.Terminal = os.Stdin
 	}
@@ -119,4 +122,31 @@ func clean(text string) string {
 		}
 		return r
 	}, text)
+}
+
+// Colours of a terminal, as the parameter of SGR.
+const (
+	red    = "31"
+	green  = "32"
+	yellow = "33"
+	cyan   = "36"
+	bold   = "1"
+)
+
+// colours are those of values, by the name of their field or column in lower case.
+var colours = map[string]map[string]string{
+	"state": {"running": green, "booting": cyan, "paused": yellow, "sleeping": yellow, "dead": red, "failed": red, "complete": green},
+}
+
+// paint colours a value where its field has colours.
+func (s *Streams) paint(field, value string) string {
+	return s.colour(colours[strings.ToLower(field)][value], value)
+}
+
+// colour gives text in a colour, if there are colours.
+func (s *Streams) colour(code, text string) string {
+	if !s.Colour || code == "" || text == "" {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
 }

@@ -119,7 +119,7 @@ func unique(noun, typed, prefix string, ids []string) (string, error) {
 	return "", fault.Invalidf("%s '%s' is ambiguous, it matches:\n  %s", noun, typed, strings.Join(matches, "\n  "))
 }
 
-// commitTarget finds the commit that typed names: an id, a unique beginning of one, or repo:tag.
+// commitTarget finds the commit that typed names: an id, a unique beginning of one, repo:tag, or a plain tag.
 func (a *App) commitTarget(ctx context.Context, typed string) (string, error) {
 	if id, ok := ref.ID(typed); ok {
 		return id, nil
@@ -140,19 +140,26 @@ func (a *App) commitTarget(ctx context.Context, typed string) (string, error) {
 	if ref.IsForeign(typed) {
 		return "", fault.Invalidf("'%s' is a tag of another organisation; name a commit id or a repo:tag of your own", typed)
 	}
-	prefix, ok := ref.Prefix(typed)
-	if !ok {
-		return "", fault.NotFoundf("commit '%s' not found: it is neither a commit id nor repo:tag ('vers commit list' shows the commits)", typed)
+	if prefix, ok := ref.Prefix(typed); ok {
+		commits, err := client.Commits(ctx)
+		if err != nil {
+			return "", err
+		}
+		ids := make([]string, len(commits))
+		for i, commit := range commits {
+			ids[i] = commit.CommitID
+		}
+		if id, err := unique("commit", typed, prefix, ids); !fault.Is(err, fault.NotFound) {
+			return id, err
+		}
 	}
-	commits, err := client.Commits(ctx)
-	if err != nil {
-		return "", err
+	if ident.ValidName(typed, ident.PlainTagName) {
+		tag, err := client.Tag(ctx, typed)
+		if !api.IsNotFound(err) {
+			return tag.CommitID, err
+		}
 	}
-	ids := make([]string, len(commits))
-	for i, commit := range commits {
-		ids[i] = commit.CommitID
-	}
-	return unique("commit", typed, prefix, ids)
+	return "", fault.NotFoundf("commit '%s' not found: it is neither a commit id nor a tag ('vers commit list' and 'vers tag list' show them)", typed)
 }
 
 // newAlias checks a name that a VM is to get.

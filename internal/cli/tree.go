@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -13,7 +12,6 @@ import (
 
 	"vers/api"
 	"vers/internal/cli/local"
-	"vers/internal/cli/ref"
 	"vers/internal/fault"
 )
 
@@ -21,8 +19,11 @@ func (a *App) treeCommand() *cobra.Command {
 	var format formatFlags
 	cmd := &cobra.Command{
 		Use: "tree [vm|alias]", Short: "Show how VMs and commits descend from each other",
-		Long: `Show VMs with the commits taken of them, and commits with the VMs started from them. With a VM only the
-tree it belongs to. Commits show their tags; HEAD is marked.`,
+		Long: `Draw VMs and commits as 'git log --graph' does: the commits of a VM are a line, the VM itself stands on the
+newest of them as a working tree does, and lines part where a commit was branched or restored. Commits show
+their tags, VMs their aliases; HEAD is marked. With a VM only what is connected with it is drawn.
+
+JSON is nested instead: VMs hold the commits made of them, commits the VMs started from them.`,
 		Example: "  vers tree\n  vers tree dev --format json",
 		Args:    arguments(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -48,7 +49,9 @@ type treeNode struct {
 	CreatedAt   string      `json:"created_at"`
 	Children    []*treeNode `json:"children"`
 
-	parent  string
+	parent  string // in the nested form
+	vm      string // of a commit: the VM it was taken of
+	from    string // of a VM: the commit it was started from; of a commit: the one its VM was started from
 	created time.Time
 }
 
@@ -75,18 +78,18 @@ func (a *App) tree(ctx context.Context, typed string, format formatFlags) error 
 	if err != nil {
 		return err
 	}
+	if only != "" && nodes[only] == nil {
+		return fault.NotFoundf("VM '%s' not found; 'vers status' lists the VMs there are", typed)
+	}
+	if mode == modeText {
+		a.printTree(nodes, only)
+		return nil
+	}
 	roots := arrange(nodes)
 	if only != "" {
-		if nodes[only] == nil {
-			return fault.NotFoundf("VM '%s' not found; 'vers status' lists the VMs there are", typed)
-		}
 		roots = slices.DeleteFunc(roots, func(root *treeNode) bool { return !root.holds(only) })
 	}
-	if mode == modeJSON {
-		return printJSON(a.Streams.Out, roots)
-	}
-	a.printTree(roots)
-	return nil
+	return printJSON(a.Streams.Out, roots)
 }
 
 // treeNodes collects VMs, commits and tags, in parallel.
@@ -117,7 +120,7 @@ func (a *App) treeNodes(ctx context.Context, client *api.Client) (map[string]*tr
 			CreatedAt: vm.CreatedAt.Format(time.RFC3339Nano), created: vm.CreatedAt, Children: []*treeNode{},
 		}
 		if vm.Parent != nil {
-			node.parent = *vm.Parent
+			node.parent, node.from = *vm.Parent, *vm.Parent
 		}
 		nodes[vm.VMID] = node
 	}
@@ -130,6 +133,12 @@ func (a *App) treeNodes(ctx context.Context, client *api.Client) (map[string]*tr
 		nodes[c.CommitID] = node
 	}
 	for _, c := range commits {
+		if c.ParentVMID != nil {
+			nodes[c.CommitID].vm = *c.ParentVMID
+		}
+		if c.GrandparentCommitID != nil {
+			nodes[c.CommitID].from = *c.GrandparentCommitID
+		}
 		// The VM it was taken of, or, if that is gone, the commit that VM had been started from.
 		for _, parent := range []*string{c.ParentVMID, c.GrandparentCommitID} {
 			if parent != nil && nodes[*parent] != nil {
@@ -141,17 +150,24 @@ func (a *App) treeNodes(ctx context.Context, client *api.Client) (map[string]*tr
 	return nodes, nil
 }
 
-// tagsByCommit gives the references that point at each commit.
+// tagsByCommit gives the plain tags and references that point at each commit.
 func tagsByCommit(ctx context.Context, client *api.Client) (map[string][]string, error) {
 	repos, err := client.Repositories(ctx)
 	if err != nil {
 		return nil, err
 	}
+	plain, err := client.Tags(ctx)
+	if err != nil {
+		return nil, err
+	}
+	tags := map[string][]string{}
+	for _, tag := range plain {
+		tags[tag.CommitID] = append(tags[tag.CommitID], tag.TagName)
+	}
 	var (
 		mu    sync.Mutex
 		wg    sync.WaitGroup
 		first error
-		tags  = map[string][]string{}
 		slots = make(chan struct{}, 8)
 	)
 	for _, repo := range repos {
@@ -208,86 +224,4 @@ func (n *treeNode) holdsParent(nodes map[string]*treeNode) bool {
 // holds reports whether id is in the tree below n.
 func (n *treeNode) holds(id string) bool {
 	return n.ID == id || slices.ContainsFunc(n.Children, func(c *treeNode) bool { return c.holds(id) })
-}
-
-var stateMarks = map[string]string{
-	api.StateRunning: "[R]", api.StatePaused: "[P]", api.StateBooting: "[B]", api.StateDead: "[D]", api.StateSleeping: "[S]",
-}
-
-func (a *App) printTree(roots []*treeNode) {
-	if len(roots) == 0 {
-		fmt.Fprintln(a.Streams.Out, "No VMs and no commits. Start a VM with 'vers run'.")
-		return
-	}
-	p := treePrinter{app: a, digits: 8, width: a.Streams.Width()}
-	var ids []string
-	for _, root := range roots {
-		ids = root.ids(ids)
-	}
-	for p.digits < 36 && slices.ContainsFunc(ids, func(id string) bool { return len(ref.Match(id[:min(p.digits, len(id))], ids)) > 1 }) {
-		p.digits++
-	}
-	for _, root := range roots {
-		p.print(root, "", "")
-	}
-	fmt.Fprintln(a.Streams.Out, "\n[R] running  [P] paused  [B] booting  [D] dead  ◆ commit")
-}
-
-func (n *treeNode) ids(to []string) []string {
-	to = append(to, n.ID)
-	for _, child := range n.Children {
-		to = child.ids(to)
-	}
-	return to
-}
-
-type treePrinter struct {
-	app    *App
-	digits int // of the ids shown
-	width  int // of the terminal; 0: any
-}
-
-func (p treePrinter) print(n *treeNode, first, rest string) {
-	line := first + p.label(n)
-	if p.width > 0 {
-		line = shorten(line, p.width)
-	}
-	fmt.Fprintln(p.app.Streams.Out, line)
-	for i, child := range n.Children {
-		if i == len(n.Children)-1 {
-			p.print(child, rest+"└── ", rest+"    ")
-		} else {
-			p.print(child, rest+"├── ", rest+"│   ")
-		}
-	}
-}
-
-// label gives the text of one node.
-func (p treePrinter) label(n *treeNode) string {
-	id := n.ID[:min(p.digits, len(n.ID))]
-	var parts []string
-	if n.Type == "vm" {
-		mark := stateMarks[n.State]
-		if mark == "" {
-			mark = "[" + clean(n.State) + "]"
-		}
-		parts = append(parts, mark, id)
-		parts = append(parts, n.Aliases...)
-	} else {
-		parts = append(parts, "◆", id)
-		if n.Name != "" {
-			parts = append(parts, clean(n.Name))
-		}
-		if len(n.Tags) > 0 {
-			parts = append(parts, "("+strings.Join(n.Tags, ", ")+")")
-		}
-		if n.IsPublic {
-			parts = append(parts, "public")
-		}
-	}
-	parts = append(parts, when(n.created))
-	if n.Head {
-		parts = append(parts, "← HEAD")
-	}
-	return strings.Join(parts, "  ")
 }

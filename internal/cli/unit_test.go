@@ -124,6 +124,9 @@ func TestHelp(t *testing.T) {
 		if err := cmd.Help(); err != nil || !strings.Contains(help.String(), "Exit codes:") {
 			t.Errorf("%s: help %v", cmd.CommandPath(), err)
 		}
+		if cmd.Example == "" && cmd.HasParent() {
+			t.Errorf("%s: no example", cmd.CommandPath())
+		}
 		for _, child := range cmd.Commands() {
 			walk(child)
 		}

@@ -57,7 +57,7 @@ func notRunning(vm api.VM) error {
 }
 
 // started does what run and run-commit have in common once there is a VM: HEAD, alias, waiting.
-func (a *App) started(ctx context.Context, client *api.Client, id, alias string, w waitFlags) error {
+func (a *App) started(ctx context.Context, client *api.Client, command, id, alias string, w waitFlags) error {
 	if err := a.moveHead(id); err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func (a *App) started(ctx context.Context, client *api.Client, id, alias string,
 		}
 	}
 	if w.wait {
-		if err := a.waitRunning(ctx, client, id, w.timeout); err != nil {
+		if err := a.waitJob(ctx, client, command, id, w.timeout); err != nil {
 			return fmt.Errorf("waiting for VM '%s': %w", id, err)
 		}
 	}

@@ -194,6 +194,12 @@ func (s *Server) hook(op fake.Op, spec machine.Spec) error {
 	return nil
 }
 
+// Crash ends the machine of a VM from outside and waits until the server knows.
+func (s *Server) Crash(vmID string) {
+	s.Machine(s.t, vmID).Crash()
+	s.AwaitState(s.t, s.Acme, vmID, machine.StateDead)
+}
+
 // AddDead makes a VM of acme with a chosen id. It died while versd was away, as no machine can be given an id.
 func (s *Server) AddDead(id string) error {
 	all, err := s.Catalog.AllVMs(context.Background())

@@ -54,6 +54,25 @@ var foreign = regexp.MustCompile(`^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+:[A-Za-z0-9._-
 // IsForeign reports the form org/repo:tag, which only a fork takes.
 func IsForeign(typed string) bool { return foreign.MatchString(typed) }
 
+// Foreign reads org/repo, the name of a public repository.
+func Foreign(typed string) (org, repo string, ok bool) {
+	org, repo, found := strings.Cut(typed, "/")
+	if !found || !ident.ValidName(org, ident.RepositoryName) || !ident.ValidName(repo, ident.RepositoryName) {
+		return "", "", false
+	}
+	return org, repo, true
+}
+
+// ParseForeign reads org/repo:tag, a tag of a public repository.
+func ParseForeign(typed string) (org string, r Reference, ok bool) {
+	org, rest, found := strings.Cut(typed, "/")
+	if !found || !ident.ValidName(org, ident.RepositoryName) {
+		return "", Reference{}, false
+	}
+	r, ok = ParseReference(rest)
+	return org, r, ok
+}
+
 // Match gives those of ids that begin with prefix.
 func Match(prefix string, ids []string) []string {
 	var matches []string
