@@ -69,13 +69,13 @@ func start(l launch) (*process, error) {
 	var keep []io.Closer // ours, closed only on failure
 
 	if l.tty != nil {
-		master, slave, err := pty.Open()
+		master, slave, err := openTerminal()
 		if err != nil {
 			return nil, fmt.Errorf("open a terminal: %w", err)
 		}
 		undo = append(undo, slave)
 		keep = append(keep, master)
-		_ = pty.Setsize(master, &pty.Winsize{Rows: l.tty.Rows, Cols: l.tty.Cols})
+		setSize(master, *l.tty)
 		if l.cred != nil {
 			_ = slave.Chown(int(l.cred.Uid), -1)
 		}
@@ -124,6 +124,33 @@ func start(l launch) (*process, error) {
 	}
 	p.proc = proc
 	return p, nil
+}
+
+// openTerminal opens a terminal whose master does not block. creack/pty makes it block, and then a Close waits for the
+// read under way: the terminal of a client that is gone would not hang up before its program writes something.
+func openTerminal() (master, slave *os.File, err error) {
+	blocking, slave, err := pty.Open()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer blocking.Close()
+	fd, err := unix.FcntlInt(blocking.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, slave.Close())
+	}
+	return os.NewFile(uintptr(fd), blocking.Name()), slave, nil
+}
+
+// setSize tells a terminal its size. pty.Setsize would make it block.
+func setSize(master *os.File, size guest.Size) {
+	if raw, err := master.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: size.Rows, Col: size.Cols})
+		})
+	}
 }
 
 func (p *process) openStdin(piped bool, keep *[]io.Closer) (*os.File, error) {
@@ -215,7 +242,7 @@ func (p *process) signal(sig syscall.Signal) (bool, error) {
 // resize tells the terminal its size.
 func (p *process) resize(size guest.Size) {
 	if p.pty != nil {
-		_ = pty.Setsize(p.pty, &pty.Winsize{Rows: size.Rows, Cols: size.Cols})
+		setSize(p.pty, size)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
@@ -90,6 +91,40 @@ func TestSSHShell(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "30 99\r\n") || !strings.Contains(out.String(), "term-vt100\r\n") {
 		t.Errorf("output %q", out.String())
+	}
+}
+
+// A client that vanishes takes its terminal along, whatever runs there and says nothing.
+func TestSSHShellHangsUp(t *testing.T) {
+	r := newRig(t)
+	client := r.login()
+	session, err := client.NewSession()
+	must(t, err)
+	must(t, session.RequestPty("vt100", 24, 80, ssh.TerminalModes{ssh.ECHO: 0}))
+	in, err := session.StdinPipe()
+	must(t, err)
+	out, err := session.StdoutPipe()
+	must(t, err)
+	must(t, session.Shell())
+	must(t, session.WindowChange(30, 99))
+	_, err = io.WriteString(in, "echo be''gun; exec sleep 1000\n")
+	must(t, err)
+	for seen := ""; !strings.Contains(seen, "begun\r\n"); {
+		buf := make([]byte, 1024)
+		n, err := out.Read(buf)
+		must(t, err)
+		seen += string(buf[:n])
+	}
+	must(t, client.Close())
+	ended := make(chan struct{})
+	go func() {
+		r.server.background.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the program goes on without its terminal")
 	}
 }
 
