@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -174,6 +175,8 @@ type remoteCommand struct {
 	command        []string
 	env            map[string]string
 	options        execOptions
+	execID         string  // chosen if empty
+	stdin          *string // whole input, for the API; nil: none
 	stdout, stderr io.Writer
 }
 
@@ -197,8 +200,8 @@ func (r remoteCommand) timedOut() error {
 }
 
 func (a *App) execAPI(ctx context.Context, r remoteCommand) (int, error) {
-	id := uuid.NewString()
-	req := api.ExecRequest{Command: r.argv(), Env: r.env, ExecID: &id}
+	id := cmp.Or(r.execID, uuid.NewString())
+	req := api.ExecRequest{Command: r.argv(), Env: r.env, Stdin: r.stdin, ExecID: &id}
 	if r.options.workdir != "" {
 		req.WorkingDir = &r.options.workdir
 	}

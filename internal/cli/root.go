@@ -79,7 +79,7 @@ func (a *App) rootCommand() *cobra.Command {
 	add("vm", "VMs", a.statusCommand(), a.infoCommand(), a.pauseCommand(), a.resumeCommand(), a.resizeCommand(), a.renameCommand(), a.deleteCommand())
 	add("access", "Access", a.connectCommand(), a.execCommand())
 	add("account", "Account", a.loginCommand(), a.logoutCommand(), a.whoamiCommand(), a.envCommand())
-	add("tooling", "Tooling", a.jobsCommand(), a.agentContextCommand(), a.feedbackCommand(), a.upgradeCommand(), a.telemetryCommand())
+	add("tooling", "Tooling", a.mcpCommand(), a.jobsCommand(), a.agentContextCommand(), a.feedbackCommand(), a.upgradeCommand(), a.telemetryCommand())
 	return root
 }
 
