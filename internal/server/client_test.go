@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"vers/api"
+	"vers/internal/guest"
 	"vers/internal/ident"
 )
 
@@ -35,6 +36,21 @@ func TestClient(t *testing.T) {
 	code, err := client.Run(ctx, made.VMID, api.ExecRequest{Command: []string{"x"}}, &stdout, &stderr, func(string) {})
 	if err != nil || code != 3 || stdout.String() != "out\xff\x00" || stderr.String() != "err" {
 		t.Errorf("code %d, stdout %q, stderr %q, %v", code, &stdout, &stderr, err)
+	}
+
+	h.guest(made.VMID).logs = guest.Logs{Entries: []guest.LogEntry{{Stream: "stdout", Data: []byte("x\xff")}}, NextOffset: 2}
+	if logs, err := client.Logs(ctx, made.VMID, api.LogOptions{}); err != nil || len(logs.Entries) != 1 || string(logs.Entries[0].Data) != "x\xff" {
+		t.Errorf("%+v, %v", logs, err)
+	}
+	if logs, err := client.Logs(ctx, made.VMID, api.LogOptions{Offset: 2, MaxEntries: 5, Stream: api.Stdout}); err != nil || !logs.EOF || logs.NextOffset != 2 {
+		t.Errorf("%+v, %v", logs, err)
+	}
+	h.must(client.WriteFile(ctx, made.VMID, api.FileRequest{Path: "/etc/a b?c", Content: []byte("\x00\xff")}))
+	if content, err := client.ReadFile(ctx, made.VMID, "/etc/a b?c"); err != nil || string(content) != "\x00\xff" {
+		t.Errorf("%q, %v", content, err)
+	}
+	if _, err := client.ReadFile(ctx, made.VMID, "/etc/none"); !api.IsNotFound(err) {
+		t.Errorf("unknown file: %v", err)
 	}
 
 	conn, err := client.SSH(ctx, made.VMID)
