@@ -248,7 +248,11 @@ func (r *rig) instant(c machine.Commit) testguest.Counters {
 	must(r.t, err)
 	defer release()
 	counters := readCounters(r.t, path)
-	on := r.Driver.DiskCount(r.disk(c.LayerID))
+	disk := r.disk(c.LayerID)
+	on := r.Driver.DiskCount(disk)
+	if on == 0 && len(disk) == 2 && counters.Finished > 0 {
+		return counters // its layers were merged meanwhile, into a file whose content the driver does not know
+	}
 	if counters.Finished > on || on > counters.Attempts || counters.Attempts > counters.Finished+1 {
 		r.t.Errorf("commit %s: memory has %+v, its disk %d", c.ID, counters, on)
 	}

@@ -140,7 +140,8 @@ func (m *Manager) start(ctx context.Context, v *vm, spec Spec) error {
 	if err != nil {
 		return err
 	}
-	return m.update(ctx, v, func(r *VM) { r.Process, r.Spec = process, specJSON })
+	// Recorded even where versd is just stopping: the next one goes on with this process and does not start another.
+	return m.update(context.WithoutCancel(ctx), v, func(r *VM) { r.Process, r.Spec = process, specJSON })
 }
 
 func encode(p Process, s Spec) (process, spec json.RawMessage, err error) {
