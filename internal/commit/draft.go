@@ -3,17 +3,20 @@ package commit
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 
 	"vers/internal/catalog"
 	"vers/internal/disk"
+	"vers/internal/fault"
 	"vers/internal/memory"
 )
 
 // Draft is a commit in the making. Nothing of it is visible until Write has returned. The order is
 //
 //	Begin      before the pause
+//	TakeState  after the pause, while nobody can delete the VM
 //	BuildFlat  after the pause, if VMs are to be started from it at once; else its flat file is made when it is needed
 //	Write      everything on stable storage, then the catalogue row: acknowledged from here on
 //	Abort      on every failing path; harmless after Write
@@ -25,8 +28,37 @@ type Draft struct {
 	base    string // commit that the memory stands on; "" zeroes
 	size    int64
 	flat    bool // the flat file exists
+	taken   bool // the folder that becomes the commit's exists
 	written bool
 	release []func()
+}
+
+func (d *Draft) temp() string { return d.store.commitDir(d.ID) + ".tmp" }
+
+// TakeState moves the device state from the folder of the VM it was captured from into the draft: the VM may be deleted
+// before the commit is written.
+func (d *Draft) TakeState(deviceState string) error {
+	err := os.Mkdir(d.temp(), 0o700)
+	if errors.Is(err, os.ErrExist) {
+		return fault.Conflictf("commit '%s' is being made by another request", d.ID)
+	}
+	if err != nil {
+		return err
+	}
+	d.taken = true
+	if err := os.Rename(deviceState, d.temp()+"/device.state"); err != nil {
+		return fmt.Errorf("move device state: %w", err)
+	}
+	return os.Chown(d.temp()+"/device.state", os.Geteuid(), os.Getegid())
+}
+
+// ShareState gives the device state a name that it keeps while Write moves it, until release is called.
+func (d *Draft) ShareState() (path string, release func(), err error) {
+	path = d.store.commitDir(d.ID) + ".state"
+	if err := os.Link(d.temp()+"/device.state", path); err != nil {
+		return "", nil, err
+	}
+	return path, func() { os.Remove(path) }, nil
 }
 
 // Begin starts commit id of a VM whose memory stands on commit base ("" zeroes) and whose RAM has size bytes. gid is the
@@ -83,27 +115,16 @@ type Record struct {
 // the commit is not made.
 type Publish func(ctx context.Context, tx *catalog.Tx, c catalog.Commit) error
 
-// Write makes the commit durable and then visible. deviceState is moved into the commit. layer is the frozen top of its
-// disk; it is synced here. On error the caller aborts.
-func (d *Draft) Write(ctx context.Context, r Record, s *memory.Snapshot, deviceState string) (catalog.Commit, error) {
+// Write makes the commit durable and then visible. The frozen top of its disk is synced here. On error the caller aborts.
+func (d *Draft) Write(ctx context.Context, r Record, s *memory.Snapshot) (catalog.Commit, error) {
 	c := r.Commit
 	final := d.store.commitDir(d.ID)
-	temp := final + ".tmp"
-	if err := os.Mkdir(temp, 0o700); err != nil {
-		return c, err
-	}
-	defer os.RemoveAll(temp)
+	temp := d.temp()
 	m := r.Manifest
 	m.Version, m.CommitID, m.CreatedAt, m.MemoryBase = ManifestVersion, d.ID, c.CreatedAt, d.base
 
 	var err error
 	if m.Memory, err = memory.WriteDelta(temp+"/memory.delta", s, d.basePath()); err != nil {
-		return c, err
-	}
-	if err := os.Rename(deviceState, temp+"/device.state"); err != nil {
-		return c, fmt.Errorf("move device state: %w", err)
-	}
-	if err := os.Chown(temp+"/device.state", os.Geteuid(), os.Getegid()); err != nil {
 		return c, err
 	}
 	if m.DeviceState, err = hashFile(temp + "/device.state"); err != nil {
@@ -167,6 +188,9 @@ func (d *Draft) publish(ctx context.Context, c catalog.Commit, more Publish) err
 
 // Abort removes what was made, unless Write succeeded.
 func (d *Draft) Abort() {
+	if d.taken && !d.written {
+		os.RemoveAll(d.temp())
+	}
 	if d.flat && !d.written {
 		os.Remove(d.store.FlatPath(d.ID))
 		d.flat = false

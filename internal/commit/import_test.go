@@ -96,11 +96,12 @@ func (im *importer) commit(base *catalog.Commit, mark byte, pages ...int64) cata
 	im.must(os.WriteFile(state, []byte("devices of "+id), 0o600))
 	draft, err := im.store.Begin(ctx, id, baseID, importRAM, im.from.GID)
 	im.must(err)
+	im.must(draft.TakeState(state))
 	c, err := draft.Write(ctx, commit.Record{
 		Commit: catalog.Commit{ID: id, OrgID: im.from.ID, Name: "c", CreatedAt: time.Now(), LayerID: layer.ID},
 		Manifest: commit.Manifest{Hardware: commit.Hardware{MemoryBytes: importRAM, VCPUs: 1}, Kernel: commit.FileDigest{Name: "kernel"},
 			Config: json.RawMessage(`{}`), DiskBytes: importDisk},
-	}, memory.NewSnapshot(importRAM, content), state)
+	}, memory.NewSnapshot(importRAM, content))
 	im.must(err)
 	return c
 }

@@ -14,12 +14,11 @@ import (
 
 // taken is a captured state on its way to a commit. write or abort must be called.
 type taken struct {
-	m           *Manager
-	draft       *commit.Draft
-	record      commit.Record
-	capture     Capture
-	deviceState string // path of the device state until write moves it
-	began       time.Time
+	m       *Manager
+	draft   *commit.Draft
+	record  commit.Record
+	capture Capture
+	began   time.Time
 }
 
 // capture takes the state of a running or paused VM under the id of a commit to be. When it returns, the VM runs on
@@ -28,7 +27,8 @@ func (m *Manager) capture(ctx context.Context, v *vm, commitID string, keepPause
 	var undo undo
 	defer func() { undo.run(&err) }()
 	r := v.snapshot()
-	t := &taken{m: m, began: time.Now(), deviceState: filepath.Join(m.vmDir(r.ID), "capture-"+commitID+".state")}
+	t := &taken{m: m, began: time.Now()}
+	deviceState := filepath.Join(m.vmDir(r.ID), "capture-"+commitID+".state")
 	var spec Spec
 	if err := json.Unmarshal(r.Spec, &spec); err != nil {
 		return nil, fmt.Errorf("read the recorded spec of VM %s: %w", r.ID, err)
@@ -37,7 +37,7 @@ func (m *Manager) capture(ctx context.Context, v *vm, commitID string, keepPause
 		return nil, err
 	}
 	undo.add(t.draft.Abort)
-	undo.add(func() { os.Remove(t.deviceState) })
+	undo.add(func() { os.Remove(deviceState) })
 
 	bottom, image, err := m.Commits.Chain(ctx, r.LayerID)
 	if err != nil {
@@ -51,7 +51,7 @@ func (m *Manager) capture(ctx context.Context, v *vm, commitID string, keepPause
 	ctx = context.WithoutCancel(ctx)
 	trace(ctx, r.ID, MomentPaused)
 	t.capture, err = v.instance.Capture(ctx, CaptureRequest{
-		DeviceState: t.deviceState,
+		DeviceState: deviceState,
 		Overlay:     Layer{Path: m.Commits.LayerPath(overlay.ID), Format: "qcow2"},
 		KeepPaused:  keepPaused,
 	})
@@ -68,6 +68,9 @@ func (m *Manager) capture(ctx context.Context, v *vm, commitID string, keepPause
 	}
 	if err != nil {
 		return nil, err
+	}
+	if err := t.draft.TakeState(deviceState); err != nil {
+		return nil, fmt.Errorf("write commit %s: %w", commitID, err)
 	}
 	t.record, err = m.describe(r, spec, commitID)
 	return t, err
@@ -114,10 +117,9 @@ func (t *taken) release() { t.capture.Memory.Release() }
 
 // write makes the commit durable and visible. On error nothing of it stays, but the captured pages until release.
 func (t *taken) write(ctx context.Context) (Commit, error) {
-	c, err := t.draft.Write(ctx, t.record, t.capture.Memory, t.deviceState)
+	c, err := t.draft.Write(ctx, t.record, t.capture.Memory)
 	if err != nil {
 		t.draft.Abort()
-		os.Remove(t.deviceState)
 		return c, fmt.Errorf("write commit %s: %w", t.draft.ID, err)
 	}
 	trace(ctx, c.ParentVM, MomentDurable)
@@ -169,7 +171,6 @@ const flatSyncDelay = time.Minute
 func (t *taken) abort() {
 	t.release()
 	t.draft.Abort()
-	os.Remove(t.deviceState)
 }
 
 // Commit takes a commit of a running or paused VM. It returns when the commit is on stable storage and listed.

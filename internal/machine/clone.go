@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -308,12 +307,12 @@ func (m *Manager) branchFrom(ctx context.Context, c Caller, v *vm, t *taken, cou
 	}
 	trace(ctx, v.snapshot().ID, MomentMapped)
 	// Children read the device state while write moves it: they open it under a name of their own.
-	state := t.deviceState + ".children"
-	if err := os.Link(t.deviceState, state); err != nil {
+	state, release, err := t.draft.ShareState()
+	if err != nil {
 		t.abort()
 		return nil, Commit{}, err
 	}
-	defer os.Remove(state)
+	defer release()
 	plan.deviceState = state
 	ids := make([]string, count)
 	for i := range ids {

@@ -161,7 +161,7 @@ func TestBootIsWaitedFor(t *testing.T) {
 		go func() { done <- do(vm.ID) }()
 		select {
 		case err := <-done:
-			t.Errorf("%s did not wait for the boot: %v", name, err)
+			t.Fatalf("%s did not wait for the boot: %v", name, err)
 		case <-time.After(5 * time.Millisecond):
 		}
 		finish()

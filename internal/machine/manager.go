@@ -248,7 +248,12 @@ func (m *Manager) running(ctx context.Context, c Caller, id string) (*vm, error)
 	}
 	switch r := v.snapshot(); State(r.State) {
 	case StateRunning:
-		return v, nil
+		select {
+		case <-v.instance.Done():
+			return nil, fault.Conflictf("VM '%s' has just ended: it is being deleted, or its process is gone", id)
+		default:
+			return v, nil
+		}
 	case StatePaused:
 		if r.Reason != "" {
 			return nil, fault.Conflictf("VM '%s' is paused: %s", id, r.Reason)

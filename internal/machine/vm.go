@@ -215,10 +215,8 @@ func (m *Manager) watch(v *vm) {
 		}
 		defer unlock()
 		reason := "its guest powered off or crashed"
-		select {
-		case <-v.instance.Done():
-			reason = "its process ended"
-		default:
+		if _, err := v.instance.Status(m.life); err != nil {
+			reason = "its process ended" // nobody is there to be asked
 		}
 		m.die(v, reason)
 	})

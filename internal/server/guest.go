@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 
+	"vers/internal/fault"
 	"vers/internal/guest"
 	"vers/internal/machine"
 )
@@ -32,24 +33,71 @@ func (s *Server) openGuest(ctx context.Context, caller machine.Caller, vmID stri
 	if err != nil {
 		return nil, err
 	}
-	return agent{client}, nil
+	return agent{client: client, lookAgain: func() error {
+		_, err := s.Machines.Guest(ctx, caller, vmID)
+		return err
+	}}, nil
 }
 
 // agent is the real guestAccess.
-type agent struct{ *guest.Client }
+type agent struct {
+	client    *guest.Client
+	lookAgain func() error
+}
+
+// explain tells a VM that was deleted, paused or died meanwhile from an agent that does not answer.
+func (a agent) explain(err error) error {
+	if !fault.Is(err, fault.Unavailable) {
+		return err
+	}
+	if gone := a.lookAgain(); gone != nil {
+		return gone
+	}
+	return err
+}
 
 func (a agent) Exec(ctx context.Context, req guest.ExecRequest) (eventStream, error) {
-	stream, err := a.Client.Exec(ctx, req)
+	stream, err := a.client.Exec(ctx, req)
 	if err != nil {
-		return nil, err
+		return nil, a.explain(err)
 	}
-	return stream, nil
+	return explained{stream, a}, nil
 }
 
 func (a agent) Attach(ctx context.Context, req guest.AttachRequest) (eventStream, error) {
-	stream, err := a.Client.Attach(ctx, req)
+	stream, err := a.client.Attach(ctx, req)
 	if err != nil {
-		return nil, err
+		return nil, a.explain(err)
 	}
-	return stream, nil
+	return explained{stream, a}, nil
+}
+
+func (a agent) Logs(ctx context.Context, req guest.LogsRequest) (guest.Logs, error) {
+	logs, err := a.client.Logs(ctx, req)
+	return logs, a.explain(err)
+}
+
+func (a agent) ReadFile(ctx context.Context, path string) (io.ReadCloser, guest.FileInfo, error) {
+	content, info, err := a.client.ReadFile(ctx, path)
+	return content, info, a.explain(err)
+}
+
+func (a agent) WriteFile(ctx context.Context, path string, mode fs.FileMode, createDirs bool, r io.Reader) error {
+	return a.explain(a.client.WriteFile(ctx, path, mode, createDirs, r))
+}
+
+func (a agent) SSH(ctx context.Context) (net.Conn, error) {
+	conn, err := a.client.SSH(ctx)
+	return conn, a.explain(err)
+}
+
+// explained is a stream whose end is explained.
+type explained struct {
+	eventStream
+	agent agent
+}
+
+func (e explained) Recv() (guest.Event, error) {
+	event, err := e.eventStream.Recv()
+	return event, e.agent.explain(err)
 }
