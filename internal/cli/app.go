@@ -47,6 +47,7 @@ type App struct {
 	dotenv          map[string]string
 	client          *api.Client
 	reconnectDelays []time.Duration // of connect; nil: the usual ones
+	pause           time.Duration   // between questions for an approval; 0: the usual one
 }
 
 // Build says which build this is; cmd/vers fills it in.

@@ -251,6 +251,38 @@ func (a *App) completeEnv(cmd *cobra.Command, _ []string, _ string) (completion,
 	return slices.Sorted(maps.Keys(vars)), noFiles
 }
 
+func (a *App) completeKeys(cmd *cobra.Command, args []string, _ string) (completion, cobra.ShellCompDirective) {
+	client, ctx, cancel := a.completionClient(cmd)
+	if client == nil {
+		return nil, noFiles
+	}
+	defer cancel()
+	out := completion{}
+	keys, _ := client.Keys(ctx)
+	for _, key := range keys {
+		if key.RevokedAt == nil && !slices.Contains(args, key.KeyID) {
+			out = append(out, cobra.CompletionWithDesc(key.KeyID, clean(key.Name)))
+		}
+	}
+	return out, noFiles
+}
+
+func (a *App) completeProjects(cmd *cobra.Command, args []string, _ string) (completion, cobra.ShellCompDirective) {
+	client, ctx, cancel := a.completionClient(cmd)
+	if client == nil {
+		return nil, noFiles
+	}
+	defer cancel()
+	out := completion{}
+	projects, _ := client.Projects(ctx)
+	for _, p := range projects {
+		if !slices.Contains(args, p.Name) {
+			out = append(out, cobra.CompletionWithDesc(p.Name, p.Status))
+		}
+	}
+	return out, noFiles
+}
+
 func (a *App) completeImages(cmd *cobra.Command, _ []string, _ string) (completion, cobra.ShellCompDirective) {
 	client, ctx, cancel := a.completionClient(cmd)
 	if client == nil {

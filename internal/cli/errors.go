@@ -138,5 +138,5 @@ func (a *App) advice(err error) string {
 	if api.StatusOf(err) == http.StatusForbidden {
 		return "The key is not allowed to do this. Log in with another one: vers login --token <key>"
 	}
-	return "Log in with: vers login --token <key>   (or set VERS_API_KEY; versd prints a key on its first start)"
+	return "Log in with: vers login --token <key>, or ask for a key with: vers signup   (or set VERS_API_KEY; versd prints a key on its first start)"
 }

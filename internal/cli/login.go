@@ -18,20 +18,37 @@ import (
 )
 
 func (a *App) loginCommand() *cobra.Command {
-	var token string
+	var token, org string
+	var git bool
 	cmd := &cobra.Command{
 		Use: "login", Short: "Store an API key for this user",
 		Long: `Check an API key against the server and store it in ~/.versrc, which only you can read. Without --token
 the key is asked for, hidden. With --url the address is stored too.
 
+With --git the server is asked for a key, with git's user.email and your SSH public key, as 'vers signup'
+does.
+
 versd prints a key on its first start; 'versd key create' makes more.`,
-		Example: "  vers login --token <key>\n  vers --url https://vers.example.org login",
+		Example: "  vers login --token <key>\n  vers --url https://vers.example.org login\n  vers login --git",
 		Args:    arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.login(cmd.Context(), token, cmd.Flags().Changed("token"))
+			given := cmd.Flags().Changed("token")
+			if !git {
+				return a.login(cmd.Context(), token, given)
+			}
+			if given {
+				return fault.Invalidf("--git asks the server for a key, --token brings one; give one of them")
+			}
+			who, err := a.gitIdentity(cmd.Context(), "", "")
+			if err != nil {
+				return err
+			}
+			return a.shellLogin(cmd.Context(), who, org, true)
 		},
 	}
 	cmd.Flags().StringVarP(&token, "token", "t", "", "the API key")
+	cmd.Flags().BoolVar(&git, "git", false, "ask the server for a key with git's e-mail address and your SSH key")
+	cmd.Flags().StringVar(&org, "org", "", "with --git: organisation, if you belong to several")
 	return cmd
 }
 
@@ -50,7 +67,12 @@ func (a *App) login(ctx context.Context, token string, given bool) error {
 	if err != nil {
 		return err
 	}
-	client, err := a.newClient(address, token)
+	return a.storeKey(ctx, address, token, nil)
+}
+
+// storeKey checks a key against the server and stores it, with what change adds.
+func (a *App) storeKey(ctx context.Context, address, key string, change func(*local.Credentials)) error {
+	client, err := a.newClient(address, key)
 	if err != nil {
 		return err
 	}
@@ -67,9 +89,12 @@ func (a *App) login(ctx context.Context, token string, given bool) error {
 	if err != nil {
 		return err
 	}
-	stored.APIKey = token
+	stored.APIKey = key
 	if a.url != "" {
 		stored.URL = address
+	}
+	if change != nil {
+		change(&stored)
 	}
 	if err := stored.Save(a.Home); err != nil {
 		return err

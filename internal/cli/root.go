@@ -38,8 +38,10 @@ func (a *App) rootCommand() *cobra.Command {
 			}
 			return nil
 		},
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			a.loadDotEnv()
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if name := cmd.Name(); name != "login" && name != "signup" { // a project's file must not say whom a key is for
+				a.loadDotEnv()
+			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -73,12 +75,13 @@ func (a *App) rootCommand() *cobra.Command {
 			root.AddCommand(command)
 		}
 	}
-	add("project", "Project", a.initCommand(), a.runCommand(), a.runCommitCommand())
+	add("project", "Project", a.initCommand(), a.runCommand(), a.runCommitCommand(), a.deployCommand())
 	add("tree", "Tree", a.branchCommand(), a.commitCommand(), a.checkoutCommand(), a.headCommand(), a.aliasCommand(),
 		a.treeCommand(), a.historyCommand(), a.tagCommand(), a.repoCommand())
 	add("vm", "VMs", a.statusCommand(), a.infoCommand(), a.pauseCommand(), a.resumeCommand(), a.resizeCommand(), a.renameCommand(), a.deleteCommand())
 	add("access", "Access", a.connectCommand(), a.execCommand())
-	add("account", "Account", a.loginCommand(), a.logoutCommand(), a.whoamiCommand(), a.envCommand())
+	add("account", "Account", a.loginCommand(), a.signupCommand(), a.logoutCommand(), a.whoamiCommand(), a.keysCommand(),
+		a.usageCommand(), a.envCommand())
 	add("tooling", "Tooling", a.mcpCommand(), a.jobsCommand(), a.agentContextCommand(), a.feedbackCommand(), a.upgradeCommand(), a.telemetryCommand())
 	return root
 }

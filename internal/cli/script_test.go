@@ -97,6 +97,10 @@ func control(ts *testscript.TestScript, server *rig.Server, args []string) {
 		server.Crash(args[1])
 	case "dead":
 		ts.Check(server.AddDead(args[1]))
+	case "org":
+		key, err := server.AddKey(args[1])
+		ts.Check(err)
+		fmt.Fprintln(ts.Stdout(), key)
 	case "requests":
 		fmt.Fprintln(ts.Stdout(), strings.Join(server.Requests(), "\n"))
 	default:

@@ -214,6 +214,12 @@ func (s *Server) AddDead(id string) error {
 	return err
 }
 
+// AddKey makes another organisation and gives an API key of it.
+func (s *Server) AddKey(org string) (string, error) {
+	_, key, err := s.Registry.CreateKey(context.Background(), s.AddOrganisation(s.t, org).OrgID, "ci of "+org)
+	return key, err
+}
+
 // AddCommits makes n commits of acme that nothing can be restored from.
 func (s *Server) AddCommits(n int) {
 	for range n {
