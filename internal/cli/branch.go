@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -55,7 +56,7 @@ HEAD does not move unless --checkout is given.`,
 	f.BoolVar(&o.isRef, "ref", false, "the argument is repo:tag")
 	f.BoolVar(&o.keepPaused, "keep-paused", false, "leave the source VM paused")
 	o.wait.add(cmd, "return when commands can run in the new VMs")
-	o.format.add(cmd)
+	o.format.addQuiet(cmd, "print the new ids only")
 	return cmd
 }
 
@@ -125,11 +126,7 @@ func (a *App) branch(ctx context.Context, o branchOptions) error {
 	if err := a.finishBranch(ctx, client, o, &result); err != nil {
 		return err
 	}
-	if mode == modeJSON {
-		return printJSON(a.Streams.Out, result)
-	}
-	a.printBranch(result)
-	return nil
+	return a.show(mode, strings.Join(result.NewIDs, "\n"), result, func() { a.printBranch(result) })
 }
 
 // finishBranch sets alias and HEAD and waits.

@@ -100,7 +100,7 @@ func (a *App) delete(ctx context.Context, o deleteOptions) error {
 	if mode == modeJSON {
 		return errors.Join(first, printJSON(a.Streams.Out, result))
 	}
-	if len(o.vms) > 1 || len(targets) > 1 {
+	if mode == modeText && (len(o.vms) > 1 || len(targets) > 1) {
 		failures := len(result.FailedIDs)
 		if failed != nil {
 			failures += len(o.vms) - len(targets)
@@ -247,7 +247,11 @@ func (a *App) deleteOne(ctx context.Context, client *api.Client, t target, i, n 
 	}
 	result.DeletedIDs = append(result.DeletedIDs, t.ID)
 	result.HeadCleared = result.HeadCleared || cleared
-	if mode == modeJSON {
+	switch mode {
+	case modeJSON:
+		return nil
+	case modeQuiet:
+		fmt.Fprintln(a.Streams.Out, t.ID)
 		return nil
 	}
 	fmt.Fprintf(a.Streams.Out, "%s✓ VM '%s' deleted\n", prefix, t.ID)

@@ -60,7 +60,7 @@ time limit without -t. A command goes on in the VM when this program is interrup
 	f.StringVarP(&o.workdir, "workdir", "w", "", "working folder in the VM")
 	f.BoolVarP(&o.interactive, "interactive", "i", false, "forward standard input")
 	f.StringArrayVarP(&o.env, "env", "e", nil, "variable for the command: KEY=VALUE, or KEY to take it from here (repeatable)")
-	o.format.add(cmd)
+	o.format.addJSON(cmd)
 	return cmd
 }
 

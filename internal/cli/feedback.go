@@ -67,7 +67,7 @@ func (a *App) feedback(ctx context.Context, text string, format formatFlags) err
 			a.warn("the note is kept, but was not posted: %v", err)
 		}
 	}
-	return a.show(mode, "", entry, a.say("✓ Noted in ~/.vers/feedback.jsonl"))
+	return a.show(mode, entry.Text, entry, a.say("✓ Noted in ~/.vers/feedback.jsonl"))
 }
 
 func postFeedback(ctx context.Context, endpoint string, entry feedback) error {

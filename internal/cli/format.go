@@ -27,15 +27,20 @@ type formatFlags struct {
 	quiet  bool
 }
 
-func (f *formatFlags) add(cmd *cobra.Command) {
+// add adds the flags of a command whose result has an id or name.
+func (f *formatFlags) add(cmd *cobra.Command) { f.addQuiet(cmd, "print the id or name only") }
+
+// addQuiet is add with words for -q.
+func (f *formatFlags) addQuiet(cmd *cobra.Command, help string) {
+	f.addJSON(cmd)
+	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, help)
+}
+
+// addJSON is add without -q.
+func (f *formatFlags) addJSON(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.format, "format", "", "output format: json")
 	cmd.Flags().BoolVar(&f.json, "json", false, "same as --format json")
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"json"}, cobra.ShellCompDirectiveNoFileComp))
-}
-
-func (f *formatFlags) addQuiet(cmd *cobra.Command, help string) {
-	f.add(cmd)
-	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, help)
 }
 
 // mode decides the form: -q beats JSON, anything but json is bad input.

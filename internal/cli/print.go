@@ -116,7 +116,8 @@ func (a *App) each(names []string, act func(name string) error) error {
 	return first
 }
 
-// eachResult acts on every name like each. Text output is what act returns as line, JSON is the array of results.
+// eachResult acts on every name like each. Text output is what act returns as line, with -q the name, as JSON the array of
+// results.
 func eachResult[T any](a *App, mode mode, names []string, act func(name string) (result T, line string, err error)) error {
 	done := []T{}
 	err := a.each(names, func(name string) error {
@@ -125,8 +126,11 @@ func eachResult[T any](a *App, mode mode, names []string, act func(name string) 
 			return err
 		}
 		done = append(done, result)
-		if mode == modeText {
+		switch mode {
+		case modeText:
 			fmt.Fprintln(a.Streams.Out, line)
+		case modeQuiet:
+			fmt.Fprintln(a.Streams.Out, name)
 		}
 		return nil
 	})

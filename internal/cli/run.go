@@ -64,7 +64,7 @@ that boot. --cold boots in any case.`,
 	f.StringVarP(&o.alias, "vm-alias", "N", "", "alias for the VM, on this machine")
 	f.StringArrayVarP(&o.env, "env", "e", nil, "variable for this VM: KEY=VALUE, or KEY to take it from here (repeatable)")
 	f.BoolVar(&o.cold, "cold", false, "really boot")
-	f.BoolVarP(&o.detach, "detach", "d", false, "print only the VM's id")
+	f.BoolVarP(&o.detach, "detach", "d", false, "same as --quiet: print only the VM's id")
 	o.wait.add(cmd, "return when commands can run in the VM")
 	o.format.add(cmd)
 
@@ -120,16 +120,13 @@ func (a *App) run(ctx context.Context, o runOptions) error {
 	if err := a.started(ctx, client, "run", vm.VMID, o.alias, o.wait); err != nil {
 		return err
 	}
-	switch {
-	case mode == modeJSON:
-		return printJSON(a.Streams.Out, runResult{VMID: vm.VMID, Alias: o.alias, Head: vm.VMID})
-	case o.detach:
-		fmt.Fprintln(a.Streams.Out, vm.VMID)
-	default:
+	if o.detach && mode == modeText {
+		mode = modeQuiet
+	}
+	return a.show(mode, vm.VMID, runResult{VMID: vm.VMID, Alias: o.alias, Head: vm.VMID}, func() {
 		fmt.Fprintf(a.Streams.Out, "VM '%s' started successfully.\n", vm.VMID)
 		fmt.Fprintf(a.Streams.Out, "HEAD now points to: %s\n", vm.VMID)
-	}
-	return nil
+	})
 }
 
 func (a *App) newRoot(ctx context.Context, client *api.Client, req api.NewRootRequest) (api.NewVM, error) {

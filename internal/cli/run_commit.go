@@ -83,16 +83,14 @@ func (a *App) runCommit(ctx context.Context, o runCommitOptions) error {
 	if err := a.started(ctx, client, "run-commit", vm.VMID, o.alias, o.wait); err != nil {
 		return err
 	}
-	if mode == modeJSON {
-		result := runCommitResult{VMID: vm.VMID, Head: vm.VMID, CommitKey: o.spec, Alias: o.alias, CommitID: vm.CommitID}
-		if result.CommitID == "" && req.CommitID != nil {
-			result.CommitID = *req.CommitID
-		}
-		return printJSON(a.Streams.Out, result)
+	result := runCommitResult{VMID: vm.VMID, Head: vm.VMID, CommitKey: o.spec, Alias: o.alias, CommitID: vm.CommitID}
+	if result.CommitID == "" && req.CommitID != nil {
+		result.CommitID = *req.CommitID
 	}
-	fmt.Fprintf(a.Streams.Out, "VM '%s' started successfully from commit %s.\n", vm.VMID, o.spec)
-	fmt.Fprintf(a.Streams.Out, "HEAD now points to: %s (from commit %s)\n", vm.VMID, o.spec)
-	return nil
+	return a.show(mode, vm.VMID, result, func() {
+		fmt.Fprintf(a.Streams.Out, "VM '%s' started successfully from commit %s.\n", vm.VMID, o.spec)
+		fmt.Fprintf(a.Streams.Out, "HEAD now points to: %s (from commit %s)\n", vm.VMID, o.spec)
+	})
 }
 
 func (a *App) fromCommit(ctx context.Context, client *api.Client, spec string, req api.FromCommitRequest) (api.NewVM, error) {

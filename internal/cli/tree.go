@@ -31,7 +31,7 @@ JSON is nested instead: VMs hold the commits made of them, commits the VMs start
 		},
 		ValidArgsFunction: a.completeVMs,
 	}
-	format.add(cmd)
+	format.addJSON(cmd)
 	return cmd
 }
 

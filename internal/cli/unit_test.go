@@ -127,6 +127,9 @@ func TestHelp(t *testing.T) {
 		if cmd.Example == "" && cmd.HasParent() {
 			t.Errorf("%s: no example", cmd.CommandPath())
 		}
+		if flags := cmd.Flags(); flags.Lookup("json") != nil && flags.Lookup("quiet") == nil && cmd.Name() != "exec" && cmd.Name() != "tree" {
+			t.Errorf("%s: --json without -q", cmd.CommandPath())
+		}
 		for _, child := range cmd.Commands() {
 			walk(child)
 		}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -20,10 +21,12 @@ func TestUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 	release := []byte("#!/bin/sh\necho I am the new one\n")
-	sum := fmt.Sprintf("%x  vers\n", sha256.Sum256(release))
+	right := fmt.Sprintf("%x  vers\n", sha256.Sum256(release))
+	var sum atomic.Value // what the release server says
+	sum.Store(strings.Repeat("0", 64))
 	name := fmt.Sprintf("/v2.0.0/vers-%s-%s", runtime.GOOS, runtime.GOARCH)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, ok := map[string]string{"/latest": "v2.0.0\n", "/prerelease": "<html>", name: string(release), name + ".sha256": sum}[r.URL.Path]
+		body, ok := map[string]string{"/latest": "v2.0.0\n", "/prerelease": "<html>", name: string(release), name + ".sha256": sum.Load().(string)}[r.URL.Path]
 		if !ok {
 			http.NotFound(w, r)
 			return
@@ -55,15 +58,13 @@ func TestUpgrade(t *testing.T) {
 	if out := run(1, "upgrade", "--prerelease"); !strings.Contains(out, "no version") {
 		t.Error(out)
 	}
-	right := sum
-	sum = strings.Repeat("0", 64)
 	if out := run(1, "upgrade"); !strings.Contains(out, "nothing was changed") {
 		t.Error(out)
 	}
 	if out := run(0, "--version"); out != "1.2.3-test\n" {
 		t.Errorf("a wrong checksum was taken: %s", out)
 	}
-	sum = right
+	sum.Store(right)
 	if out := run(0, "upgrade", "--json"); !strings.Contains(out, `"upgraded": true`) {
 		t.Error(out)
 	}
