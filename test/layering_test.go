@@ -21,6 +21,7 @@ var layers = map[string]int{
 	"vers/internal/config":   1,
 	"vers/internal/memory":   1,
 	"vers/internal/disk":     1,
+	"vers/internal/ext4":     1,
 	"vers/internal/image":    1,
 	"vers/internal/netstack": 1,
 	"vers/internal/catalog":  1,

@@ -10,6 +10,7 @@ package ext4
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 
 	"vers/internal/fault"
@@ -194,7 +195,7 @@ func (fs *FS) readBlocks(p []byte, n uint64) error {
 }
 
 func readError(what string, err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return damaged("%s ends too early", what)
 	}
 	return err

@@ -73,6 +73,7 @@ type Manager struct {
 	uids      map[int]bool
 	templates map[string]chan struct{} // by key: being made; closed when that has come to an end
 	imports   singleflight.Group       // by commit.ImportKey
+	diffs     chan struct{}            // as many as may run at once
 
 	background sync.WaitGroup
 	stop       context.CancelFunc
@@ -99,7 +100,7 @@ func New(ctx context.Context, c Config) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		Config: c, vms: map[string]*vm{}, uids: map[int]bool{}, templates: map[string]chan struct{}{}, kick: make(chan struct{}, 1),
+		Config: c, vms: map[string]*vm{}, uids: map[int]bool{}, templates: map[string]chan struct{}{}, kick: make(chan struct{}, 1), diffs: make(chan struct{}, diffsAtOnce),
 		ledger: newLedger(int64(float64(total-c.MemoryReserve) * c.MemoryOvercommit)),
 	}
 	if err := os.MkdirAll(filepath.Join(c.DataDir, "vms"), 0o711); err != nil {

@@ -32,6 +32,8 @@ type fakeMachines struct {
 	ended  chan error         // Run says with which context error it ended waiting
 	lastly machine.RunRequest // what Run was asked last
 	runs   int
+	diff   machine.Diff          // what Diff answers
+	diffed []machine.DiffRequest // what it was asked
 }
 
 func (f *fakeMachines) failure() error {
@@ -166,6 +168,13 @@ func (f *fakeMachines) DeleteCommit(ctx context.Context, c machine.Caller, commi
 		return fault.Conflictf("commit '%s' is tagged as %v; delete or move the tags first", commitID, tags)
 	}
 	return f.catalog.MarkCommitDeleted(ctx, commitID)
+}
+
+func (f *fakeMachines) Diff(_ context.Context, req machine.DiffRequest) (machine.Diff, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.diffed = append(f.diffed, req)
+	return f.diff, f.failure()
 }
 
 // change applies do to a VM.

@@ -42,10 +42,12 @@ type Makers interface {
 	Fork(ctx context.Context, caller machine.Caller, commitID string, publish machine.Publish) (machine.VM, machine.Commit, error)
 }
 
-// Snapshots make and delete commits.
+// Snapshots make, delete and compare commits.
 type Snapshots interface {
 	Commit(ctx context.Context, caller machine.Caller, vmID string, req machine.CommitRequest) (machine.Commit, machine.Timing, error)
 	DeleteCommit(ctx context.Context, caller machine.Caller, commitID string) error
+	// Diff compares any commits. Who may read which is the server's business.
+	Diff(ctx context.Context, req machine.DiffRequest) (machine.Diff, error)
 }
 
 // Controls change a VM. With skipWaitBoot a VM that is still booting is fault.Conflict, else it is waited for.
@@ -112,6 +114,7 @@ func New(options Options) *Server {
 	s.routeFiles()
 	s.routeSSH()
 	s.routeCommits()
+	s.routeDiff()
 	s.routeRepositories()
 	s.routeTags()
 	s.routeTagHistory()
