@@ -9,5 +9,5 @@ import (
 
 func TestConformance(t *testing.T) {
 	s := rig.New(t)
-	conformance.Run(t, conformance.Target{URL: s.URL, Key: s.Key, OtherKey: s.OtherKey})
+	conformance.Run(t, conformance.Target{URL: s.URL, Key: s.Key, OtherKey: s.OtherKey, Fake: true})
 }

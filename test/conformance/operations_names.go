@@ -40,6 +40,12 @@ func commitOperations() map[string]operation {
 			{why: "negative offset", query: "offset=-1", status: 400},
 		}},
 		"list-public-commits": {status: 200},
+		"diff-commits": {status: 200, onFake: 409, query: "path=/&limit=10", path: func(w *world) map[string]string {
+			return map[string]string{"id": w.commit(), "other": w.commit()}
+		}, refused: []refusal{
+			{why: "no limit", query: "limit=0", status: 400},
+			{why: "relative path", query: "path=etc", status: 400},
+		}},
 		"update-commit": {status: 200, path: at("id", (*world).newCommit), body: fixed(object{"is_public": true, "name": "n", "description": nil}),
 			check: func(w *world, _ answer, path map[string]string) {
 				if list := w.do("GET", "/commits/public", nil); !strings.Contains(list.body, path["id"]) {
