@@ -2,6 +2,7 @@ package commit
 
 import (
 	"context"
+	"os"
 	"time"
 
 	"vers/internal/catalog"
@@ -14,7 +15,7 @@ const maxLayers = 8
 
 // Flatten copies the disk layers of a commit into one, if there are too many, and puts the commit on top of it. The old
 // layers are only read; they go when no commit and no VM stands on them. The commit can be restored meanwhile.
-func (s *Store) Flatten(ctx context.Context, id string) error {
+func (s *Store) Flatten(ctx context.Context, id string) (err error) {
 	defer s.Hold()()
 	c, release, err := s.Lease(ctx, id)
 	if err != nil {
@@ -33,6 +34,11 @@ func (s *Store) Flatten(ctx context.Context, id string) error {
 	if err := disk.Merge(ctx, s.LayerPath(merged.ID), files, s.ImagePath(image), "raw"); err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			os.Remove(s.LayerPath(merged.ID))
+		}
+	}()
 	if err := s.FreezeFile(merged.ID, org.GID); err != nil {
 		return err
 	}

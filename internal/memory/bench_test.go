@@ -208,7 +208,7 @@ func BenchmarkDeltaRebuild(b *testing.B) {
 			best := newBest(b)
 			for range b.N {
 				best.start()
-				must(b, Rebuild(context.Background(), flat, 2<<30, []string{path}))
+				must(b, rebuild(context.Background(), flat, 2<<30, []string{path}))
 				best.stop()
 				must(b, os.Remove(flat))
 			}

@@ -271,18 +271,18 @@ func VerifyDelta(path string) (DeltaInfo, error) {
 	return readDeltaFile(context.Background(), path, discard{})
 }
 
-// Rebuild makes the flat file path for size bytes of memory from nothing but deltas, oldest first. The first one is
-// relative to zeroes. Errors as those of NewFlat and ApplyDelta; on error nothing is left behind.
-func Rebuild(ctx context.Context, path string, size int64, deltas []string) error {
-	flat, err := NewFlat(ctx, path, "", size)
+// Rebuild begins the flat file path with the content of base, or with zeroes, like NewFlat, and applies deltas to it,
+// oldest first. The caller finishes it. Errors as those of NewFlat and ApplyDelta; on error nothing is left behind.
+func Rebuild(ctx context.Context, path, base string, size int64, deltas []string) (*Flat, error) {
+	flat, err := NewFlat(ctx, path, base, size)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer flat.Abort()
 	for _, delta := range deltas {
 		if err := ApplyDelta(ctx, flat, delta); err != nil {
-			return err
+			flat.Abort()
+			return nil, err
 		}
 	}
-	return flat.Finish()
+	return flat, nil
 }

@@ -102,17 +102,17 @@ func TestDeltaDamage(t *testing.T) {
 	data[len(data)-100] ^= 1
 	must(t, os.WriteFile(path, data, 0o600))
 	flat := filepath.Join(t.TempDir(), "flat")
-	if err := Rebuild(context.Background(), flat, 64*PageSize, []string{path}); err == nil {
+	if err := rebuild(context.Background(), flat, 64*PageSize, []string{path}); err == nil {
 		t.Error("a damaged delta was applied")
 	}
 	onlyFiles(t, filepath.Dir(flat))
 	must(t, os.WriteFile(path, good, 0o600))
-	if err := Rebuild(context.Background(), flat, 65*PageSize, []string{path}); err == nil {
+	if err := rebuild(context.Background(), flat, 65*PageSize, []string{path}); err == nil {
 		t.Error("a delta of another memory size was applied")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := Rebuild(ctx, flat, 64*PageSize, []string{path}); !errors.Is(err, context.Canceled) {
+	if err := rebuild(ctx, flat, 64*PageSize, []string{path}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 	onlyFiles(t, filepath.Dir(flat))
@@ -199,7 +199,7 @@ func TestLineage(t *testing.T) {
 		flat, deltas = name+".ram", append(deltas, name+".delta")
 		m.compare(t, flat, pages)
 	}
-	must(t, Rebuild(context.Background(), filepath.Join(dir, "again.ram"), pages*PageSize, deltas))
+	must(t, rebuild(context.Background(), filepath.Join(dir, "again.ram"), pages*PageSize, deltas))
 	m.compare(t, filepath.Join(dir, "again.ram"), pages)
 }
 

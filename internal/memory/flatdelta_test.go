@@ -40,7 +40,7 @@ func TestFlatDelta(t *testing.T) {
 			if read, err := VerifyDelta(filepath.Join(dir, "delta")); err != nil || read != info {
 				t.Errorf("%+v, %v, want %+v", read, err, info)
 			}
-			must(t, Rebuild(t.Context(), filepath.Join(dir, "again"), 256*PageSize, []string{filepath.Join(dir, "delta")}))
+			must(t, rebuild(t.Context(), filepath.Join(dir, "again"), 256*PageSize, []string{filepath.Join(dir, "delta")}))
 			got, err := os.ReadFile(filepath.Join(dir, "again"))
 			must(t, err)
 			if !bytes.Equal(got, want) {
