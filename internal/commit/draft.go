@@ -162,10 +162,15 @@ func (s *Store) seal(temp string, m Manifest) (json.RawMessage, error) {
 	if err := syncDir(temp); err != nil {
 		return nil, err
 	}
-	if err := os.Rename(temp, s.commitDir(m.CommitID)); err != nil {
+	final := s.commitDir(m.CommitID)
+	if err := os.Rename(temp, final); err != nil {
 		return nil, err
 	}
-	return data, syncDir(s.dir + "/commits")
+	if err := syncDir(s.dir + "/commits"); err != nil {
+		os.RemoveAll(final)
+		return nil, err
+	}
+	return data, nil
 }
 
 // publish writes the rows that make a commit visible.

@@ -16,8 +16,8 @@ import (
 // Collect removes what nothing needs any more. It is the only one that deletes commits, layers and flat files.
 //
 // Roots are commits that their owner has not deleted, VMs, and leases; imports (import.go) only as long as they were used
-// lately. A commit keeps its memory base and its disk
-// layers; a VM keeps its memory base and its layers. Flat files beyond the budget go by recency, never those of VMs.
+// lately. A commit keeps its memory base and its disk layers; a VM keeps its memory base and its layers. Flat files beyond
+// the budget go by recency, never those of VMs.
 // While somebody holds files that the catalogue does not name yet, it does nothing and returns false: try again later.
 func (s *Store) Collect(ctx context.Context) (done bool, err error) {
 	if !s.work.TryLock() {
@@ -37,14 +37,17 @@ func (s *Store) Collect(ctx context.Context) (done bool, err error) {
 	return true, s.trimFlats(ctx, live)
 }
 
+// liveSet says what stays, and for each commit and layer that goes what it stands on.
 type liveSet struct {
-	commits map[string]bool // whose delta is needed
-	mapped  map[string]bool // whose flat file a VM maps
-	layers  map[string]bool
+	commits     map[string]bool // whose delta is needed
+	mapped      map[string]bool // whose flat file a VM maps
+	layers      map[string]bool
+	deadCommits map[string]string
+	deadLayers  map[string]string
 }
 
-func (s *Store) mark(ctx context.Context) (liveSet, error) {
-	live := liveSet{commits: map[string]bool{}, mapped: map[string]bool{}, layers: map[string]bool{}}
+// mark finds out what stays and what goes. Nobody gets a lease meanwhile.
+func (s *Store) mark(ctx context.Context) (live liveSet, err error) {
 	commits, err := s.catalog.AllCommits(ctx)
 	if err != nil {
 		return live, err
@@ -57,30 +60,35 @@ func (s *Store) mark(ctx context.Context) (liveSet, error) {
 	if err != nil {
 		return live, err
 	}
-	commitByID := map[string]catalog.Commit{}
-	for _, c := range commits {
-		commitByID[c.ID] = c
-	}
-	layerByID := map[string]catalog.Layer{}
-	for _, l := range layers {
-		layerByID[l.ID] = l
-	}
-	keepLayers := func(id string) {
-		for id != "" && !live.layers[id] {
-			live.layers[id] = true
-			id = layerByID[id].ParentID
-		}
-	}
-	keepCommit := func(id string) {
-		for id != "" && !live.commits[id] {
-			live.commits[id] = true
-			keepLayers(commitByID[id].LayerID)
-			id = commitByID[id].MemoryBase
-		}
-	}
 	used, err := s.lastUses(ctx)
 	if err != nil {
 		return live, err
+	}
+	live = liveSet{commits: map[string]bool{}, mapped: map[string]bool{}, layers: map[string]bool{},
+		deadCommits: map[string]string{}, deadLayers: map[string]string{}}
+	commitByID := make(map[string]catalog.Commit, len(commits))
+	for _, c := range commits {
+		commitByID[c.ID] = c
+	}
+	parents := make(map[string]string, len(layers))
+	for _, l := range layers {
+		parents[l.ID] = l.ParentID
+	}
+	keepLayers := func(id string) {
+		for ; id != "" && !live.layers[id]; id = parents[id] {
+			live.layers[id] = true
+		}
+	}
+	keepCommit := func(id string) {
+		for c, ok := commitByID[id]; ok && !live.commits[c.ID]; c, ok = commitByID[c.MemoryBase] {
+			live.commits[c.ID] = true
+			keepLayers(c.LayerID)
+		}
+	}
+	for _, v := range vms {
+		keepLayers(v.LayerID)
+		keepCommit(v.MemoryBase)
+		live.mapped[v.MemoryBase] = true
 	}
 	for _, c := range commits {
 		stale := isImport(c) && s.now().Sub(c.CreatedAt) > importKept && s.now().Sub(used[c.ID]) > importKept
@@ -88,11 +96,19 @@ func (s *Store) mark(ctx context.Context) (liveSet, error) {
 			keepCommit(c.ID)
 		}
 	}
-	for _, v := range vms {
-		keepLayers(v.LayerID)
-		if v.MemoryBase != "" {
-			keepCommit(v.MemoryBase)
-			live.mapped[v.MemoryBase] = true
+	for id := range parents {
+		if s.leased(id) {
+			keepLayers(id)
+		}
+	}
+	for _, c := range commits {
+		if !live.commits[c.ID] {
+			live.deadCommits[c.ID] = c.MemoryBase
+		}
+	}
+	for id, parent := range parents {
+		if !live.layers[id] {
+			live.deadLayers[id] = parent
 		}
 	}
 	return live, nil
@@ -109,59 +125,51 @@ func (s *Store) lastUses(ctx context.Context) (map[string]time.Time, error) {
 }
 
 func (s *Store) sweepCommits(ctx context.Context, live liveSet) error {
-	commits, err := s.catalog.AllCommits(ctx)
-	if err != nil {
-		return err
-	}
-	known := map[string]bool{}
-	// Newest first: a delta goes before the one it stands on.
-	sort.Slice(commits, func(i, j int) bool { return commits[i].CreatedAt.After(commits[j].CreatedAt) })
-	for _, c := range commits {
-		if live.commits[c.ID] {
-			known[c.ID] = true
-			continue
-		}
-		if err := s.catalog.RemoveFlat(ctx, c.ID); err != nil {
+	for _, id := range childrenFirst(live.deadCommits) {
+		if err := s.catalog.RemoveFlat(ctx, id); err != nil {
 			return err
 		}
-		if err := s.catalog.RemoveCommit(ctx, c.ID); err != nil {
+		if err := s.catalog.RemoveCommit(ctx, id); err != nil {
 			return err
 		}
 	}
-	return s.sweepDir("commits", func(name string) bool { return known[name] })
+	return s.sweepDir("commits", func(name string) bool { return live.commits[name] })
 }
 
 func (s *Store) sweepLayers(ctx context.Context, live liveSet) error {
-	layers, err := s.catalog.Layers(ctx)
-	if err != nil {
-		return err
-	}
-	known := map[string]bool{}
-	dead := map[string]catalog.Layer{}
-	for _, l := range layers {
-		if live.layers[l.ID] {
-			known[l.ID+".qcow2"] = true
-		} else {
-			dead[l.ID] = l
+	for _, id := range childrenFirst(live.deadLayers) {
+		if err := s.catalog.RemoveLayer(ctx, id); err != nil {
+			return err
 		}
 	}
-	// A parent's row can only go after its children's.
-	for len(dead) > 0 {
-		parents := map[string]bool{}
-		for _, l := range dead {
-			parents[l.ParentID] = true
+	return s.sweepDir("layers", func(name string) bool {
+		id, isLayer := strings.CutSuffix(name, ".qcow2")
+		return isLayer && live.layers[id]
+	})
+}
+
+// childrenFirst puts ids in an order in which their rows can be removed: each before what it stands on. The times in the
+// rows are no help, since clocks are set back.
+func childrenFirst(base map[string]string) []string {
+	above := map[string]int{}
+	for _, below := range base {
+		above[below]++
+	}
+	order := make([]string, 0, len(base))
+	for id := range base {
+		if above[id] == 0 {
+			order = append(order, id)
 		}
-		for id := range dead {
-			if parents[id] {
-				continue
+	}
+	for i := 0; i < len(order); i++ {
+		below := base[order[i]]
+		if above[below]--; above[below] == 0 {
+			if _, goes := base[below]; goes {
+				order = append(order, below)
 			}
-			if err := s.catalog.RemoveLayer(ctx, id); err != nil {
-				return err
-			}
-			delete(dead, id)
 		}
 	}
-	return s.sweepDir("layers", func(name string) bool { return known[name] })
+	return order
 }
 
 // trimFlats removes flat files of commits that are gone, and the least recently used beyond the budget.

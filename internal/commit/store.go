@@ -2,7 +2,6 @@ package commit
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -37,10 +36,11 @@ type Store struct {
 	now          func() time.Time
 
 	mu       sync.Mutex
-	leases   map[string]int           // by commit id: flat file and device state in use
+	leases   map[string]int           // by commit or layer id: flat file and device state, or disk, in use
 	building map[string]chan struct{} // flat files being rebuilt
 
-	work sync.RWMutex // read: files exist that the catalogue does not name yet; write: Collect
+	// Read: files exist that the catalogue does not name yet. Write: Collect, which only tries, so that read locks nest.
+	work sync.RWMutex
 }
 
 // Options of a Store.
@@ -53,7 +53,7 @@ type Options struct {
 	Now          func() time.Time // nil: time.Now
 }
 
-// Open makes the directories below dir and removes what an earlier process left half made.
+// Open makes the directories below dir. What an earlier process left half made goes with the first Collect.
 func Open(o Options) (*Store, error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -96,24 +96,28 @@ func (s *Store) DeviceState(id string) string { return filepath.Join(s.commitDir
 
 func (s *Store) delta(id string) string { return filepath.Join(s.commitDir(id), "memory.delta") }
 
-// Lease protects a commit's files from Collect until release is called. fault.NotFound if the commit is gone.
+// Lease protects a commit's files, and the disk layers that it stands on now, from Collect until release is called: a
+// commit may be put on other layers meanwhile (Flatten). It waits while Collect runs. fault.NotFound if the commit is
+// gone.
 func (s *Store) Lease(ctx context.Context, id string) (c catalog.Commit, release func(), err error) {
-	s.mu.Lock()
-	s.leases[id]++
-	s.mu.Unlock()
-	release = sync.OnceFunc(func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.leases[id]--; s.leases[id] == 0 {
-			delete(s.leases, id)
-		}
-	})
+	defer s.Hold()()
 	c, err = s.catalog.Commit(ctx, id)
 	if err != nil {
-		release()
 		return c, nil, err
 	}
-	return c, release, nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leases[id]++
+	s.leases[c.LayerID]++
+	return c, sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, id := range []string{c.ID, c.LayerID} {
+			if s.leases[id]--; s.leases[id] == 0 {
+				delete(s.leases, id)
+			}
+		}
+	}), nil
 }
 
 func (s *Store) leased(id string) bool {
@@ -230,37 +234,4 @@ func hashFile(path string) (FileDigest, error) {
 		return FileDigest{}, fmt.Errorf("hash %s: %w", path, err)
 	}
 	return FileDigest{Name: filepath.Base(path), Size: n, BLAKE3: fmt.Sprintf("%x", h.Sum(nil))}, nil
-}
-
-// Verify reads every file of a commit again and compares with the manifest.
-func (s *Store) Verify(ctx context.Context, id string) error {
-	c, release, err := s.Lease(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer release()
-	m, err := s.Manifest(c)
-	if err != nil {
-		return err
-	}
-	state, err := hashFile(s.DeviceState(id))
-	if err != nil {
-		return fmt.Errorf("commit %s: device state: %w", id, err)
-	}
-	if state.BLAKE3 != m.DeviceState.BLAKE3 {
-		return fmt.Errorf("commit %s: device state is damaged: BLAKE3 is %s, manifest says %s", id, state.BLAKE3, m.DeviceState.BLAKE3)
-	}
-	if err := s.verifyDelta(id, m); err != nil {
-		return err
-	}
-	files, err := s.Files(ctx, c.LayerID)
-	if err != nil {
-		return err
-	}
-	for _, f := range files {
-		if _, err := os.Stat(f); errors.Is(err, fs.ErrNotExist) {
-			return fault.NotFoundf("commit %s: its disk layer %s is missing", id, filepath.Base(f))
-		}
-	}
-	return nil
 }

@@ -154,8 +154,9 @@ func Verify(ctx context.Context, c config.Server, ids []string, progress io.Writ
 		}
 	}
 	var failures []error
+	verifier := store.Verifier()
 	for _, id := range ids {
-		if err := store.Verify(ctx, id); err != nil {
+		if err := verifier.Verify(ctx, id); err != nil {
 			failures = append(failures, err)
 			continue
 		}
