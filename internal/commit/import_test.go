@@ -3,15 +3,10 @@ package commit_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,125 +14,10 @@ import (
 	"vers/internal/commit"
 	"vers/internal/fault"
 	"vers/internal/ident"
-	"vers/internal/memory"
 )
-
-const (
-	importRAM  = 1 << 20
-	importDisk = 4 << 20
-)
-
-// importer is a store with an image, two organisations and a clock that can be set.
-type importer struct {
-	t        *testing.T
-	dir      string
-	catalog  *catalog.Catalog
-	store    *commit.Store
-	from, to catalog.Organisation
-	clock    atomic.Int64 // added to the time, in nanoseconds
-}
-
-func newImporter(t *testing.T) *importer {
-	t.Helper()
-	im := &importer{t: t, dir: t.TempDir()}
-	var err error
-	im.catalog, err = catalog.Open(t.Context(), filepath.Join(im.dir, "catalog.db"))
-	im.must(err)
-	t.Cleanup(func() { im.catalog.Close() })
-	im.store, err = commit.Open(commit.Options{Dir: im.dir, Catalog: im.catalog, Logger: slog.New(slog.DiscardHandler),
-		Now: func() time.Time { return time.Now().Add(time.Duration(im.clock.Load())) }})
-	im.must(err)
-	im.must(os.Mkdir(filepath.Join(im.dir, "images"), 0o755))
-	im.must(os.WriteFile(im.store.ImagePath("base.ext4"), bytes.Repeat([]byte{1}, importDisk), 0o644))
-	im.from = catalog.Organisation{ID: ident.New(), Name: "from", GID: os.Getegid(), CreatedAt: time.Now()}
-	im.to = catalog.Organisation{ID: ident.New(), Name: "to", GID: os.Getegid() + 1, CreatedAt: time.Now()}
-	if os.Geteuid() != 0 {
-		im.to.GID = im.from.GID + 1 // only a number in the catalogue
-	}
-	im.must(im.catalog.InsertOrganisation(t.Context(), im.from))
-	im.must(im.catalog.InsertOrganisation(t.Context(), im.to))
-	return im
-}
-
-func (im *importer) must(err error) {
-	im.t.Helper()
-	if err != nil {
-		im.t.Fatal(err)
-	}
-}
-
-func (im *importer) run(name string, args ...string) {
-	im.t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		im.t.Fatalf("%s %q: %v\n%s", name, args, err, out)
-	}
-}
-
-// commit makes a commit of the organisation from on top of another one (nil: on the image): the pages and the disk
-// clusters with these numbers hold mark.
-func (im *importer) commit(base *catalog.Commit, mark byte, pages ...int64) catalog.Commit {
-	im.t.Helper()
-	ctx := im.t.Context()
-	var below, baseID string
-	if base != nil {
-		below, baseID = base.LayerID, base.ID
-	}
-	layer, err := im.store.NewLayer(ctx, im.from.ID, below, "base.ext4", importDisk, os.Geteuid(), os.Getegid())
-	im.must(err)
-	content := map[int64][]byte{}
-	for _, p := range pages {
-		content[p] = bytes.Repeat([]byte{mark}, memory.PageSize)
-		im.run("qemu-io", "-f", "qcow2", "-c", fmt.Sprintf("write -P %d %d 64k", mark, p<<16), im.store.LayerPath(layer.ID))
-	}
-	im.must(im.catalog.FreezeLayer(ctx, layer.ID))
-	im.must(im.store.FreezeFile(layer.ID, im.from.GID))
-	id := ident.New()
-	state := filepath.Join(im.dir, id+".state")
-	im.must(os.WriteFile(state, []byte("devices of "+id), 0o600))
-	draft, err := im.store.Begin(ctx, id, baseID, importRAM, im.from.GID)
-	im.must(err)
-	im.must(draft.TakeState(state))
-	c, err := draft.Write(ctx, commit.Record{
-		Commit: catalog.Commit{ID: id, OrgID: im.from.ID, Name: "c", CreatedAt: time.Now(), LayerID: layer.ID},
-		Manifest: commit.Manifest{Hardware: commit.Hardware{MemoryBytes: importRAM, VCPUs: 1}, Kernel: commit.FileDigest{Name: "kernel"},
-			Config: json.RawMessage(`{}`), DiskBytes: importDisk},
-	}, memory.NewSnapshot(importRAM, content))
-	im.must(err)
-	return c
-}
-
-// memoryOf gives the whole memory of a commit.
-func (im *importer) memoryOf(id string) []byte {
-	im.t.Helper()
-	path, release, err := im.store.Flat(im.t.Context(), id)
-	im.must(err)
-	defer release()
-	data, err := os.ReadFile(path)
-	im.must(err)
-	return data
-}
-
-// diskOf gives the content of a commit's disk.
-func (im *importer) diskOf(c catalog.Commit) []byte {
-	im.t.Helper()
-	raw := filepath.Join(im.t.TempDir(), "disk")
-	im.run("qemu-img", "convert", "-O", "raw", im.store.LayerPath(c.LayerID), raw)
-	data, err := os.ReadFile(raw)
-	im.must(err)
-	return data
-}
-
-func (im *importer) collect() {
-	im.t.Helper()
-	done, err := im.store.Collect(im.t.Context())
-	im.must(err)
-	if !done {
-		im.t.Fatal("nothing was collected: somebody holds the store")
-	}
-}
 
 func TestImport(t *testing.T) {
-	im := newImporter(t)
+	im := newRig(t)
 	ctx := t.Context()
 	root := im.commit(nil, 2, 3, 4, 5)
 	middle := im.commit(&root, 3, 4, 9)
@@ -191,7 +71,7 @@ func TestImport(t *testing.T) {
 
 // An import goes when it was not used for a while and nothing stands on it, not before.
 func TestImportsAreCollected(t *testing.T) {
-	im := newImporter(t)
+	im := newRig(t)
 	ctx := t.Context()
 	source := im.commit(nil, 2, 3)
 	copied, err := im.store.Import(ctx, im.to, source.ID)
@@ -235,7 +115,7 @@ func TestImportsAreCollected(t *testing.T) {
 
 // Whatever fails, nothing of an import stays.
 func TestFailedImportLeavesNothing(t *testing.T) {
-	im := newImporter(t)
+	im := newRig(t)
 	source := im.commit(nil, 2, 3)
 	im.memoryOf(source.ID)
 	list := func() (names []string) {
