@@ -83,10 +83,13 @@ func (m *Manager) adopt(ctx context.Context, v *vm) error {
 	if err := m.reconcile(ctx, v); err != nil {
 		return err
 	}
-	v.markBooted()
 	m.watch(v)
-	if r.State == string(StateRunning) {
+	if r.State != string(StateRunning) {
+		v.markBooted()
+	} else {
 		m.background.Go(func() {
+			// Only now can commands run: what was connected before is cut off.
+			defer v.markBooted()
 			// The earlier versd's connections are dead, the agent does not know: commands would wait for their reader.
 			ctx, cancel := context.WithTimeout(m.life, m.ReadyLimit)
 			defer cancel()
