@@ -23,6 +23,7 @@ import (
 
 // A draft adds to the disk step by step; given up after any of them, nothing of it stays, and nothing is held.
 func TestDraftSteps(t *testing.T) {
+	t.Parallel()
 	steps := []struct {
 		name string
 		do   func(m *making) error
@@ -87,6 +88,7 @@ func TestDraftSteps(t *testing.T) {
 
 // What Write gives back is what is in the catalogue, and on disk.
 func TestWritten(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	root := r.take(nil, map[int64][]byte{1: page(1)})
 	c := r.take(&root, map[int64][]byte{1: nil, 7: page(7)})
@@ -115,6 +117,7 @@ func TestWritten(t *testing.T) {
 
 // A commit is listed only when all of its files have their names and are on stable storage.
 func TestVisibleWhenDurable(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	root := r.take(nil, map[int64][]byte{1: page(1)})
 	m, err := r.begin(r.from, &root, map[int64][]byte{2: page(2)})
@@ -192,6 +195,7 @@ func onStableStorage(t *testing.T, path string) (known, durable bool) {
 
 // Whatever fails while a commit is written, nothing of it stays and nothing is listed, and the next one succeeds.
 func TestWriteFails(t *testing.T) {
+	t.Parallel()
 	faults := map[string]struct {
 		cause func(m *making) (mend func())
 		kind  fault.Kind
@@ -242,6 +246,7 @@ func TestWriteFails(t *testing.T) {
 	for name, f := range faults {
 		for _, withFlat := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
+				t.Parallel()
 				if name == "the catalogue refuses the flat file" && !withFlat {
 					return // has none
 				}
@@ -288,6 +293,7 @@ func (m *making) base() string {
 
 // Of two that make the same commit, one does, and the other one takes nothing from it.
 func TestOneOfTwo(t *testing.T) {
+	t.Parallel()
 	for _, late := range []bool{false, true} { // the second one begins when the first one's folder has its name
 		r := newRig(t)
 		first, err := r.begin(r.from, nil, map[int64][]byte{1: page(1)})
@@ -324,6 +330,7 @@ func TestOneOfTwo(t *testing.T) {
 }
 
 func TestBegin(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	root := r.take(nil, map[int64][]byte{1: page(1)})
 	before := r.files()
@@ -340,6 +347,7 @@ func TestBegin(t *testing.T) {
 
 // A disk that becomes full at any point of a commit leaves nothing of it, and enough room makes it.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}

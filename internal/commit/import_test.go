@@ -17,6 +17,7 @@ import (
 )
 
 func TestImport(t *testing.T) {
+	t.Parallel()
 	im := newRig(t)
 	ctx := t.Context()
 	root := im.commit(nil, 2, 3, 4, 5)
@@ -71,6 +72,7 @@ func TestImport(t *testing.T) {
 
 // An import goes when it was not used for a while and nothing stands on it, not before.
 func TestImportsAreCollected(t *testing.T) {
+	t.Parallel()
 	im := newRig(t)
 	ctx := t.Context()
 	source := im.commit(nil, 2, 3)
@@ -115,6 +117,7 @@ func TestImportsAreCollected(t *testing.T) {
 
 // Whatever fails, nothing of an import stays.
 func TestFailedImportLeavesNothing(t *testing.T) {
+	t.Parallel()
 	im := newRig(t)
 	source := im.commit(nil, 2, 3)
 	im.memoryOf(source.ID)
