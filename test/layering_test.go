@@ -26,6 +26,7 @@ var layers = map[string]int{
 	"vers/internal/netstack": 1,
 	"vers/internal/catalog":  1,
 	"vers/internal/guest":    1,
+	"vers/internal/audit":    1,
 
 	"vers/internal/commit": 2,
 	"vers/internal/agent":  2,

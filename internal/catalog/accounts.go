@@ -22,35 +22,86 @@ func (r *records) InsertOrganisation(ctx context.Context, o Organisation) error 
 // Organisation gives one organisation.
 func (r *records) Organisation(ctx context.Context, id string) (Organisation, error) {
 	return one(ctx, r.read, "organisation "+id, readOrganisation,
-		`SELECT `+organisationColumns+` FROM organisations WHERE org_id = ?`, id)
+		`SELECT `+organisationColumns+` FROM organisations WHERE org_id = ? AND deleted_at IS NULL`, id)
 }
 
 // OrganisationByName gives one organisation.
 func (r *records) OrganisationByName(ctx context.Context, name string) (Organisation, error) {
 	return one(ctx, r.read, "organisation '"+name+"'", readOrganisation,
-		`SELECT `+organisationColumns+` FROM organisations WHERE name = ?`, name)
+		`SELECT `+organisationColumns+` FROM organisations WHERE name = ? AND deleted_at IS NULL`, name)
 }
 
 // Organisations lists all organisations, oldest first.
 func (r *records) Organisations(ctx context.Context) ([]Organisation, error) {
 	return list(ctx, r.read, "organisations", readOrganisation,
-		`SELECT `+organisationColumns+` FROM organisations ORDER BY created_at, rowid`)
+		`SELECT `+organisationColumns+` FROM organisations WHERE deleted_at IS NULL ORDER BY created_at, rowid`)
 }
 
-const keyColumns = `key_id, org_id, name, hash, is_local, created_at, expires_at, revoked_at`
+// NextGID gives a group id that no organisation has or had, first at least.
+func (r *records) NextGID(ctx context.Context, first int) (int, error) {
+	highest, err := count(ctx, r.read, `SELECT coalesce(max(gid), 0) FROM organisations`)
+	return max(first, int(highest)+1), err
+}
+
+// DeleteOrganisation frees an organisation's name, revokes its keys and marks its commits, templates too, as deleted. The
+// caller has made sure that nothing else is left of it.
+func (r *records) DeleteOrganisation(ctx context.Context, id string, at time.Time) error {
+	_, err := r.write.ExecContext(ctx, `UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE org_id = ?`, timeText(at), id)
+	if err != nil {
+		return translate(err, "organisation "+id)
+	}
+	for _, statement := range []string{
+		`UPDATE commits SET deleted = 1 WHERE org_id = ?`,
+		`DELETE FROM memberships WHERE org_id = ?`,
+		`DELETE FROM env_vars WHERE org_id = ?`,
+	} {
+		if _, err := r.write.ExecContext(ctx, statement, id); err != nil {
+			return translate(err, "organisation "+id)
+		}
+	}
+	return change(ctx, r.write, "organisation "+id, `UPDATE organisations SET deleted_at = ?, name = org_id
+		WHERE org_id = ? AND deleted_at IS NULL`, timeText(at), id)
+}
+
+// Holdings counts what of an organisation users see: VMs, commits and repositories.
+func (r *records) Holdings(ctx context.Context, orgID string) (vms, commits, repositories int64, err error) {
+	_, err = one(ctx, r.read, "holdings", func(row scan) (none struct{}, err error) {
+		return none, row(&vms, &commits, &repositories)
+	}, `SELECT (SELECT count(*) FROM vms WHERE org_id = ?1),
+		(SELECT count(*) FROM commits WHERE org_id = ?1 AND `+visible+`),
+		(SELECT count(*) FROM repositories WHERE org_id = ?1)`, orgID)
+	return vms, commits, repositories, err
+}
+
+// Quotas gives what is set for an organisation.
+func (r *records) Quotas(ctx context.Context, orgID string) (Quotas, error) {
+	return one(ctx, r.read, "organisation "+orgID, func(row scan) (q Quotas, err error) {
+		return q, row(&q.VMs, &q.VCPUs, &q.MemoryMiB, &q.StorageMiB)
+	}, `SELECT max_vms, max_vcpus, max_memory_mib, max_storage_mib FROM organisations WHERE org_id = ?`, orgID)
+}
+
+// SetQuotas replaces the quotas of an organisation.
+func (r *records) SetQuotas(ctx context.Context, orgID string, q Quotas) error {
+	return change(ctx, r.write, "organisation "+orgID, `UPDATE organisations SET max_vms = ?, max_vcpus = ?,
+		max_memory_mib = ?, max_storage_mib = ? WHERE org_id = ?`, q.VMs, q.VCPUs, q.MemoryMiB, q.StorageMiB, orgID)
+}
+
+const keyColumns = `key_id, org_id, name, hash, is_local, is_admin, coalesce(user_id, ''), created_at, expires_at, revoked_at,
+	last_used_at`
 
 func readKey(row scan) (Key, error) {
 	var k Key
-	err := row(&k.ID, &k.OrgID, &k.Name, &k.Hash, &k.IsLocal, timeColumn{&k.CreatedAt},
-		optionalTimeColumn{&k.ExpiresAt}, optionalTimeColumn{&k.RevokedAt})
+	err := row(&k.ID, &k.OrgID, &k.Name, &k.Hash, &k.IsLocal, &k.IsAdmin, &k.UserID, timeColumn{&k.CreatedAt},
+		optionalTimeColumn{&k.ExpiresAt}, optionalTimeColumn{&k.RevokedAt}, optionalTimeColumn{&k.LastUsedAt})
 	return k, err
 }
 
 // InsertKey adds an API key.
 func (r *records) InsertKey(ctx context.Context, k Key) error {
 	return insert(ctx, r.write, "API key "+k.ID, `INSERT INTO api_keys
-		(key_id, org_id, name, hash, is_local, created_at, expires_at, revoked_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-		k.ID, k.OrgID, k.Name, bytesOf(k.Hash), k.IsLocal, timeText(k.CreatedAt), optionalTimeText(k.ExpiresAt), optionalTimeText(k.RevokedAt))
+		(key_id, org_id, name, hash, is_local, is_admin, user_id, created_at, expires_at, revoked_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		k.ID, k.OrgID, k.Name, bytesOf(k.Hash), k.IsLocal, k.IsAdmin, nullable(k.UserID), timeText(k.CreatedAt), optionalTimeText(k.ExpiresAt), optionalTimeText(k.RevokedAt))
 }
 
 // Key gives one API key, revoked and expired ones too.
@@ -74,6 +125,11 @@ func (r *records) Keys(ctx context.Context, orgID string) ([]Key, error) {
 func (r *records) RevokeKey(ctx context.Context, id string, at time.Time) error {
 	return change(ctx, r.write, "API key "+id, `UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE key_id = ?`,
 		timeText(at), id)
+}
+
+// TouchKey records that a key was used.
+func (r *records) TouchKey(ctx context.Context, id string, at time.Time) error {
+	return change(ctx, r.write, "API key "+id, `UPDATE api_keys SET last_used_at = ? WHERE key_id = ?`, timeText(at), id)
 }
 
 // Env gives the environment variables of an organisation, never nil.

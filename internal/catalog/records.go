@@ -73,7 +73,7 @@ type Flat struct {
 	UsedAt   time.Time
 }
 
-// Organisation is one row of the table organisations.
+// Organisation is one row of the table organisations, without its quotas.
 type Organisation struct {
 	ID        string
 	Name      string
@@ -81,16 +81,31 @@ type Organisation struct {
 	CreatedAt time.Time
 }
 
+// Quotas bound what an organisation uses at a time. In the catalogue nil is the server's default and Unlimited none;
+// where they are enforced nil is none.
+type Quotas struct {
+	VMs        *int64
+	VCPUs      *int64
+	MemoryMiB  *int64
+	StorageMiB *int64 // of commits
+}
+
+// Unlimited is a quota that bounds nothing.
+const Unlimited = -1
+
 // Key is one row of the table api_keys.
 type Key struct {
-	ID        string
-	OrgID     string
-	Name      string
-	Hash      []byte
-	IsLocal   bool // the key that connections over the UNIX socket act as
-	CreatedAt time.Time
-	ExpiresAt *time.Time
-	RevokedAt *time.Time
+	ID         string
+	OrgID      string
+	Name       string
+	Hash       []byte
+	IsLocal    bool   // the key that connections over the UNIX socket act as
+	IsAdmin    bool   // may read what concerns the whole server
+	UserID     string // user who got it by logging in; "" made otherwise
+	CreatedAt  time.Time
+	ExpiresAt  *time.Time
+	RevokedAt  *time.Time
+	LastUsedAt *time.Time // to the minute
 }
 
 // Repository is one row of the table repositories.

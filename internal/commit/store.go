@@ -41,6 +41,7 @@ type Store struct {
 
 	// Read: files exist that the catalogue does not name yet. Write: Collect, which only tries, so that read locks nest.
 	work sync.RWMutex
+	measuring sync.Mutex // one at a time looks at the sizes of files
 }
 
 // Options of a Store.

@@ -15,17 +15,33 @@ import (
 
 // Server is the configuration of versd (dist/versd.toml shows every key with its meaning).
 type Server struct {
-	DataDir          string  `toml:"data_dir"`
-	Socket           string  `toml:"socket"`
-	Listen           string  `toml:"listen"`
-	Accelerator      string  `toml:"accelerator"`
-	QEMU             string  `toml:"qemu"`
-	UIDBase          int     `toml:"uid_base"`
-	MemoryReserveMiB int64   `toml:"memory_reserve_mib"`
-	MemoryOvercommit float64 `toml:"memory_overcommit"`
-	FlatBudgetMiB    int64   `toml:"flat_budget_mib"`
-	Egress           Egress  `toml:"egress"`
-	LogLevel         string  `toml:"log_level"`
+	DataDir          string    `toml:"data_dir"`
+	Socket           string    `toml:"socket"`
+	Listen           string    `toml:"listen"`
+	Accelerator      string    `toml:"accelerator"`
+	QEMU             string    `toml:"qemu"`
+	UIDBase          int       `toml:"uid_base"`
+	MemoryReserveMiB int64     `toml:"memory_reserve_mib"`
+	MemoryOvercommit float64   `toml:"memory_overcommit"`
+	FlatBudgetMiB    int64     `toml:"flat_budget_mib"`
+	Egress           Egress    `toml:"egress"`
+	Quota            Quota     `toml:"quota"`
+	ShellAuth        ShellAuth `toml:"shell_auth"`
+	LogLevel         string    `toml:"log_level"`
+}
+
+// Quota bounds each organisation that has no quotas of its own (versd org quota); 0 is no limit.
+type Quota struct {
+	VMs        int64 `toml:"vms"`
+	VCPUs      int64 `toml:"vcpus"`
+	MemoryMiB  int64 `toml:"memory_mib"`
+	StorageMiB int64 `toml:"storage_mib"` // of commits
+}
+
+// ShellAuth says who may log in by e-mail and SSH key (docs/operating.md).
+type ShellAuth struct {
+	Mode         string `toml:"mode"`         // "closed", "token" or "open"
+	Organisation string `toml:"organisation"` // that new users join; "": each gets one of their own
 }
 
 // Egress is what guests may reach (docs/network.md).
@@ -41,7 +57,7 @@ func DefaultServer() Server {
 		DataDir: "/var/lib/vers", Socket: "/run/vers/versd.sock", Listen: "127.0.0.1:7878",
 		Accelerator: "auto", QEMU: "qemu-system-x86_64", UIDBase: 700000,
 		MemoryReserveMiB: 1024, MemoryOvercommit: 1, FlatBudgetMiB: 65536,
-		Egress: Egress{Mode: "internet"}, LogLevel: "info",
+		Egress: Egress{Mode: "internet"}, ShellAuth: ShellAuth{Mode: "closed"}, LogLevel: "info",
 	}
 }
 
@@ -89,6 +105,10 @@ func (c *Server) Check() error {
 		return fmt.Errorf("configuration: memory_overcommit is %g; it must be above 0, 1 is safe", c.MemoryOvercommit)
 	case c.MemoryReserveMiB < 0 || c.FlatBudgetMiB < 0:
 		return errors.New("configuration: memory_reserve_mib and flat_budget_mib cannot be negative")
+	case c.Quota.VMs < 0 || c.Quota.VCPUs < 0 || c.Quota.MemoryMiB < 0 || c.Quota.StorageMiB < 0:
+		return errors.New("configuration: the values of [quota] cannot be negative; 0 is no limit")
+	case c.ShellAuth.Mode != "closed" && c.ShellAuth.Mode != "token" && c.ShellAuth.Mode != "open":
+		return fmt.Errorf("configuration: shell_auth.mode is %q; closed, token or open is possible", c.ShellAuth.Mode)
 	case c.Egress.Mode != "internet" && c.Egress.Mode != "none":
 		return fmt.Errorf("configuration: egress.mode is %q; internet or none is possible", c.Egress.Mode)
 	}

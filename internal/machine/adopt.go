@@ -63,7 +63,7 @@ func (m *Manager) adopt(ctx context.Context, v *vm) error {
 		v.markBooted()
 		return nil
 	}
-	m.ledger.note(r.ID, r.Config.MemSizeMiB<<20+m.Driver.Host().OverheadBytes)
+	m.ledger.note(r.ID, m.booking(r.OrgID, r.Config.VCPUCount, r.Config.MemSizeMiB<<20))
 	err := m.reattach(ctx, v)
 	switch State(r.State) {
 	case StateCreating:

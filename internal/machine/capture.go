@@ -19,6 +19,7 @@ type taken struct {
 	record  commit.Record
 	capture Capture
 	began   time.Time
+	storage *storage // quota held until release; nil for what is internal
 }
 
 // capture takes the state of a running or paused VM under the id of a commit to be. When it returns, the VM runs on
@@ -113,7 +114,12 @@ func (m *Manager) describe(r VM, spec Spec, commitID string) (commit.Record, err
 }
 
 // release returns the captured pages, once nobody reads them any more.
-func (t *taken) release() { t.capture.Memory.Release() }
+func (t *taken) release() {
+	t.capture.Memory.Release()
+	if t.storage != nil {
+		t.storage.release()
+	}
+}
 
 // write makes the commit durable and visible. On error nothing of it stays, but the captured pages until release.
 func (t *taken) write(ctx context.Context) (Commit, error) {
@@ -216,7 +222,7 @@ func (m *Manager) captureLive(ctx context.Context, v *vm, id string, keepPaused 
 	if r := v.snapshot(); r.State != string(StateRunning) && r.State != string(StatePaused) {
 		return nil, fault.Conflictf("VM '%s' is %s: %s", r.ID, r.State, r.Reason)
 	}
-	t, err := m.capture(ctx, v, id, keepPaused)
+	t, err := m.captureWithin(ctx, v, id, keepPaused)
 	if err != nil {
 		return nil, err
 	}

@@ -108,7 +108,7 @@ func (m *Manager) cloneAll(ctx context.Context, c Caller, p clone, ids []string)
 	if p.deviceState == "" {
 		p.deviceState = m.Commits.DeviceState(p.commit.ID)
 	}
-	if err := m.ledger.book(manifest.Hardware.MemoryBytes+m.Driver.Host().OverheadBytes, ids...); err != nil {
+	if err := m.book(ctx, m.booking(c.OrgID, int64(manifest.Hardware.VCPUs), manifest.Hardware.MemoryBytes), ids...); err != nil {
 		return nil, err
 	}
 	booked := ids

@@ -53,7 +53,7 @@ func (m *Manager) commitFork(ctx context.Context, c Caller, v *vm, publish Publi
 	if err != nil {
 		return Commit{}, err
 	}
-	t, err := m.capture(ctx, v, id, false)
+	t, err := m.captureWithin(ctx, v, id, false)
 	unlock()
 	if err != nil {
 		return Commit{}, err

@@ -8,37 +8,51 @@ import (
 	"strings"
 	"sync"
 
+	"vers/internal/catalog"
 	"vers/internal/fault"
 )
 
-// ledger accounts for host memory. A VM is booked with all its RAM before it starts, although clones share pages:
-// so no sequence of writes in any guest can drive the host out of memory (with an overcommit factor of 1).
+// ledger accounts for host memory, and for what organisations use of their quotas. A VM is booked with all its RAM before
+// it starts, although clones share pages: so no sequence of writes in any guest can drive the host out of memory (with an
+// overcommit factor of 1).
 type ledger struct {
 	mu       sync.Mutex
 	capacity int64
-	booked   map[string]int64
+	booked   map[string]booking
+	pending  map[string]int64 // by organisation: bytes of commits that are being written
+}
+
+// booking is what a VM holds while it is not dead.
+type booking struct {
+	bytes     int64 // of host memory
+	orgID     string
+	vcpus     int64
+	memoryMiB int64 // that the guest has
 }
 
 func newLedger(capacity int64) *ledger {
-	return &ledger{capacity: capacity, booked: map[string]int64{}}
+	return &ledger{capacity: capacity, booked: map[string]booking{}, pending: map[string]int64{}}
 }
 
 func (l *ledger) used() (total int64) {
-	for _, n := range l.booked {
-		total += n
+	for _, b := range l.booked {
+		total += b.bytes
 	}
 	return total
 }
 
-// book reserves bytes for each of the ids, or nothing. The error says what was asked and what is free.
-func (l *ledger) book(each int64, ids ...string) error {
+// book reserves each for every one of the ids, or nothing. The error says what was asked and what is free.
+func (l *ledger) book(each booking, q catalog.Quotas, ids ...string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err := l.withinQuotas(each, q, int64(len(ids))); err != nil {
+		return err
+	}
 	used := l.used()
-	want := each * int64(len(ids))
+	want := each.bytes * int64(len(ids))
 	if free := l.capacity - used; want > free {
 		return fault.Exhaustedf("Insufficient system resources: asked for %d MiB of memory (%d × %d MiB with the VM's own overhead), %d MiB are free of %d MiB for VMs (%d VMs hold the rest); ask for less, or delete VMs",
-			want>>20, len(ids), each>>20, max(free, 0)>>20, l.capacity>>20, len(l.booked))
+			want>>20, len(ids), each.bytes>>20, max(free, 0)>>20, l.capacity>>20, len(l.booked))
 	}
 	for _, id := range ids {
 		l.booked[id] = each
@@ -46,11 +60,11 @@ func (l *ledger) book(each int64, ids ...string) error {
 	return nil
 }
 
-// note books what runs already, whatever the capacity.
-func (l *ledger) note(id string, bytes int64) {
+// note books what runs already, whatever the capacity and the quotas.
+func (l *ledger) note(id string, b booking) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.booked[id] = bytes
+	l.booked[id] = b
 }
 
 func (l *ledger) release(id string) {

@@ -54,6 +54,9 @@ type Config struct {
 	Images   Images
 	Logger   *slog.Logger
 
+	// Quotas says what an organisation may use: nil is no limit. A nil function limits nobody.
+	Quotas func(ctx context.Context, orgID string) (catalog.Quotas, error)
+
 	UIDBase          int     // first user id of VM processes; 0: run them as ourselves
 	MemoryReserve    int64   // bytes of host memory never given to VMs
 	MemoryOvercommit float64 // 1: guests' memory never exceeds what the host has

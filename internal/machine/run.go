@@ -111,7 +111,7 @@ func (m *Manager) addBooting(ctx context.Context, c Caller, config catalog.VMCon
 		return nil, err
 	}
 	record.BootEnv = req.Env
-	if err := m.ledger.book(config.MemSizeMiB<<20+m.Driver.Host().OverheadBytes, record.ID); err != nil {
+	if err := m.book(ctx, m.booking(c.OrgID, config.VCPUCount, config.MemSizeMiB<<20), record.ID); err != nil {
 		return nil, err
 	}
 	undo.add(func() { m.ledger.release(record.ID) })

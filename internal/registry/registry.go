@@ -7,10 +7,10 @@ package registry
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"vers/internal/catalog"
-	"vers/internal/fault"
 	"vers/internal/ident"
 )
 
@@ -18,12 +18,17 @@ import (
 type Registry struct {
 	catalog  *catalog.Catalog
 	firstGID int
+	quotas   catalog.Quotas
+	login    LoginOptions
 	now      func() time.Time
+	touched  sync.Map // key id: when its last use was recorded
 }
 
 // Options of a Registry.
 type Options struct {
 	FirstGID int              // group id of the first organisation, the next ones count up; 0: DefaultFirstGID
+	Quotas   catalog.Quotas   // of organisations that have none of their own; nil: no limit
+	Login    LoginOptions     // who may log in by e-mail and SSH key
 	Now      func() time.Time // nil: time.Now
 }
 
@@ -32,7 +37,7 @@ const DefaultFirstGID = 770000
 
 // New makes a registry on a catalogue.
 func New(c *catalog.Catalog, options Options) *Registry {
-	r := &Registry{catalog: c, firstGID: options.FirstGID, now: options.Now}
+	r := &Registry{catalog: c, firstGID: options.FirstGID, quotas: options.Quotas, login: options.Login, now: options.Now}
 	if r.firstGID == 0 {
 		r.firstGID = DefaultFirstGID
 	}
@@ -40,41 +45,6 @@ func New(c *catalog.Catalog, options Options) *Registry {
 		r.now = time.Now
 	}
 	return r
-}
-
-// Organisation gives one organisation.
-func (r *Registry) Organisation(ctx context.Context, id string) (catalog.Organisation, error) {
-	return r.catalog.Organisation(ctx, id)
-}
-
-// Organisations lists all organisations, the first one made first.
-func (r *Registry) Organisations(ctx context.Context) ([]catalog.Organisation, error) {
-	return r.catalog.Organisations(ctx)
-}
-
-// CreateOrganisation makes an organisation with a name nobody has.
-func (r *Registry) CreateOrganisation(ctx context.Context, name string) (org catalog.Organisation, err error) {
-	err = r.catalog.InTx(ctx, func(tx *catalog.Tx) error {
-		org, err = r.createOrganisation(ctx, tx, name)
-		return err
-	})
-	return org, err
-}
-
-func (r *Registry) createOrganisation(ctx context.Context, tx *catalog.Tx, name string) (catalog.Organisation, error) {
-	if !ident.ValidName(name, ident.RepositoryName) {
-		return catalog.Organisation{}, fault.Invalidf("organisation name %q is not valid: use 1 to %d letters, digits, '-', '_' or '.'",
-			name, ident.RepositoryName)
-	}
-	others, err := tx.Organisations(ctx)
-	if err != nil {
-		return catalog.Organisation{}, err
-	}
-	org := catalog.Organisation{ID: ident.New(), Name: name, GID: r.firstGID, CreatedAt: r.now()}
-	for _, other := range others {
-		org.GID = max(org.GID, other.GID+1)
-	}
-	return org, tx.InsertOrganisation(ctx, org)
 }
 
 // FirstStart is what Setup made. Secret is shown once and stored nowhere.
