@@ -7,8 +7,8 @@ type DeployRequest struct {
 	Repo     string          `json:"repo" doc:"owner/repo on GitHub, or any http, https, git or ssh URL [ours]. Without credentials: put these into the environment variables"`
 	Name     *string         `json:"name,omitempty" nullable:"true" doc:"Name of the project; default: the repository's"`
 	Branch   *string         `json:"branch,omitempty" nullable:"true" doc:"Branch or tag; default: the repository's own"`
-	Settings *DeploySettings `json:"settings,omitempty" nullable:"true"`
-	VMConfig *VMConfig       `json:"vm_config,omitempty" nullable:"true" doc:"[ours] What the VM is made of"`
+	Settings *DeploySettings `json:"settings,omitempty" doc:"May be null"`
+	VMConfig *VMConfig       `json:"vm_config,omitempty" doc:"[ours] What the VM is made of"`
 }
 
 // DeploySettings say how a project is made to run. Commands are lines for the guest's shell.

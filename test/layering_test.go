@@ -37,6 +37,8 @@ var layers = map[string]int{
 
 	"vers/internal/qemu": 4, // implements machine.Driver; who may use it is said in closed
 
+	"vers/internal/deploy": 4,
+
 	"vers/internal/server": 5,
 	"vers/internal/cli":    5,
 	"vers/internal/doctor": 5,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -45,7 +44,8 @@ file system from Debian packages, an organisation, and an API key, which is prin
 		},
 	}
 	root.PersistentFlags().StringVar(&o.config, "config", defaultConfig, "configuration file (dist/versd.toml shows all keys)")
-	root.AddCommand(prepareCommand(&o), doctorCommand(&o), waitCommand(&o), stopCommand(&o), keyCommand(&o), verifyCommand(&o))
+	root.AddCommand(prepareCommand(&o), doctorCommand(&o), waitCommand(&o), stopCommand(&o),
+		orgCommand(&o), keyCommand(&o), approveCommand(&o), auditCommand(&o), verifyCommand(&o))
 	return root
 }
 
@@ -138,38 +138,6 @@ func stopCommand(o *options) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "end all VMs too; commits stay")
 	return cmd
-}
-
-func keyCommand(o *options) *cobra.Command {
-	key := &cobra.Command{Use: "key", Short: "API keys"}
-	var organisation, name string
-	var quiet bool
-	create := &cobra.Command{
-		Use:   "create",
-		Short: "Make an API key; it is shown once",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := o.load(cmd)
-			if err != nil {
-				return err
-			}
-			secret, err := daemon.CreateKey(cmd.Context(), c, organisation, name)
-			if err != nil {
-				return err
-			}
-			var out io.Writer = cmd.OutOrStdout()
-			if !quiet {
-				fmt.Fprintf(out, "Key '%s', shown only now:\n", name)
-			}
-			_, err = fmt.Fprintln(out, secret)
-			return err
-		},
-	}
-	create.Flags().StringVar(&organisation, "org", "", "organisation (default: the first one)")
-	create.Flags().StringVar(&name, "name", "key", "name of the key")
-	create.Flags().BoolVarP(&quiet, "quiet", "q", false, "print the key only")
-	key.AddCommand(create)
-	return key
 }
 
 func verifyCommand(o *options) *cobra.Command {

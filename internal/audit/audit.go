@@ -140,7 +140,7 @@ func (l *Log) follow() error {
 	if err := l.lock.Lock(); err != nil {
 		return fmt.Errorf("rotate the audit log: %w", err)
 	}
-	defer l.lock.Unlock()
+	defer func() { _ = l.lock.Unlock() }() // only this process loses it, when it ends
 	if now, err = os.Stat(l.path); err != nil || !os.SameFile(mine, now) {
 		return l.open() // another process was first
 	}

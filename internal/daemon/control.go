@@ -20,7 +20,6 @@ import (
 	"vers/internal/commit"
 	"vers/internal/config"
 	"vers/internal/machine"
-	"vers/internal/registry"
 )
 
 // Wait returns when versd answers on its socket (or its address, if it has no socket).
@@ -109,26 +108,6 @@ func endVMs(ctx context.Context, c config.Server, progress io.Writer) error {
 	}
 	fmt.Fprintf(progress, "%d VMs ended\n", ended)
 	return nil
-}
-
-// CreateKey makes an API key of an organisation ("" the first one). It works beside a running versd.
-func CreateKey(ctx context.Context, c config.Server, organisation, name string) (string, error) {
-	cat, err := catalog.Open(ctx, filepath.Join(c.DataDir, "catalog.db"))
-	if err != nil {
-		return "", err
-	}
-	defer cat.Close()
-	organisations, err := cat.Organisations(ctx)
-	if err != nil {
-		return "", err
-	}
-	for _, o := range organisations {
-		if organisation == "" || o.Name == organisation {
-			_, secret, err := registry.New(cat, registry.Options{}).CreateKey(ctx, o.ID, name)
-			return secret, err
-		}
-	}
-	return "", fmt.Errorf("organisation '%s' not found on this server", organisation)
 }
 
 // Verify reads commits again and compares them with their manifests; without ids, all of them.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"vers/internal/audit"
 	"vers/internal/catalog"
 	"vers/internal/commit"
 	"vers/internal/config"
@@ -37,6 +38,8 @@ type Daemon struct {
 	lock    *flock.Flock
 	catalog *catalog.Catalog
 	manager *machine.Manager
+	audit   *audit.Log
+	server  *server.Server
 	http    *http.Server
 }
 
@@ -70,7 +73,10 @@ func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
 	if err := registerImage(ctx, d.catalog, assets.image); err != nil {
 		return nil, err
 	}
-	reg := registry.New(d.catalog, registry.Options{})
+	reg := newRegistry(d.catalog, o.Config)
+	if d.audit, err = audit.Open(filepath.Join(o.Config.DataDir, audit.Name), audit.Options{}); err != nil {
+		return nil, err
+	}
 	first, err := reg.Setup(ctx, firstOrganisation)
 	if err != nil {
 		return nil, err
@@ -82,11 +88,15 @@ func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.manager, err = d.openManager(ctx, driver); err != nil {
+	if d.manager, err = d.openManager(ctx, driver, reg); err != nil {
+		return nil, err
+	}
+	d.server = server.New(server.Options{Machines: d.manager, Registry: reg, Catalog: d.catalog, Audit: d.audit, Logger: o.Logger, Version: o.Version})
+	if err := d.server.Resume(ctx); err != nil {
 		return nil, err
 	}
 	d.http = &http.Server{
-		Handler:           server.New(server.Options{Machines: d.manager, Registry: reg, Catalog: d.catalog, Logger: o.Logger, Version: o.Version}),
+		Handler:           d.server,
 		ReadHeaderTimeout: 20 * time.Second,
 		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
 		ConnContext:       server.ConnContext,
@@ -101,7 +111,7 @@ func openDriver(ctx context.Context, c config.Server, a assets, log *slog.Logger
 	})
 }
 
-func (d *Daemon) openManager(ctx context.Context, driver machine.Driver) (*machine.Manager, error) {
+func (d *Daemon) openManager(ctx context.Context, driver machine.Driver, reg *registry.Registry) (*machine.Manager, error) {
 	host := driver.Host()
 	d.log.Info("accelerator", "use", host.Accelerator, "because", host.AcceleratorBy, "qemu", host.QEMUVersion)
 	commits, err := commit.Open(commit.Options{
@@ -129,6 +139,7 @@ func (d *Daemon) openManager(ctx context.Context, driver machine.Driver) (*machi
 		Networks: func(ctx context.Context, dir string, uid, gid int) (machine.Network, error) {
 			return netstack.New(ctx, netstack.Config{Dir: dir, UID: uid, GID: gid, Policy: policy, Logger: d.log})
 		},
+		Quotas:  reg.Quotas,
 		UIDBase: uidBase, MemoryReserve: d.config.MemoryReserveMiB << 20, MemoryOvercommit: d.config.MemoryOvercommit,
 	})
 }
@@ -213,8 +224,14 @@ func (d *Daemon) listen() ([]net.Listener, error) {
 // Close lets go of everything; VMs run on.
 func (d *Daemon) Close() error {
 	var errs []error
+	if d.server != nil {
+		d.server.Close()
+	}
 	if d.manager != nil {
 		errs = append(errs, d.manager.Close())
+	}
+	if d.audit != nil {
+		errs = append(errs, d.audit.Close())
 	}
 	if d.catalog != nil {
 		errs = append(errs, d.catalog.Close())

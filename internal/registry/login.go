@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"strings"
 	"time"
-	"unicode"
 
 	"vers/internal/catalog"
 	"vers/internal/fault"
@@ -104,13 +103,7 @@ func (r *Registry) readLogin(req *LoginRequest) (publicKey, error) {
 	if req.Email, err = parseEmail(req.Email); err != nil {
 		return publicKey{}, err
 	}
-	note := []rune(strings.Map(func(c rune) rune {
-		if unicode.IsPrint(c) {
-			return c
-		}
-		return ' '
-	}, req.Note))
-	req.Note = string(note[:min(len(note), noteLimit)])
+	req.Note = Printable(req.Note, noteLimit)
 	return parsePublicKey(req.PublicKey)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/mail"
 	"strings"
+	"unicode"
 
 	"golang.org/x/crypto/ssh"
 
@@ -27,6 +28,17 @@ func parseEmail(text string) (string, error) {
 		return "", fault.Invalidf("email %q is not a valid address such as name@example.org", text)
 	}
 	return strings.ToLower(text), nil
+}
+
+// Printable gives the first characters of what somebody sent, fit for an operator's terminal.
+func Printable(text string, limit int) string {
+	clean := []rune(strings.Map(func(c rune) rune {
+		if unicode.IsPrint(c) {
+			return c
+		}
+		return ' '
+	}, text))
+	return string(clean[:min(len(clean), limit)])
 }
 
 // publicKey is an SSH key in canonical form.

@@ -10,15 +10,13 @@ import (
 func (s *Server) routeAccount() {
 	add(s, operation{method: http.MethodGet, path: "/images", id: "list-images",
 		summary: "Rootfs images that VMs can be started from", tag: "Images"}, s.listImages)
-	add(s, operation{method: http.MethodPost, path: "/keys/validate", id: "validate-key",
-		summary: "Check the API key", tag: "Account"}, s.validateKey)
-	add(s, operation{method: http.MethodGet, path: "/whoami", id: "whoami",
-		summary: "[ours] Organisation and name of the API key", tag: "Account"}, s.whoami)
 	add(s, operation{method: http.MethodGet, path: "/system/version", id: "system-version", public: true,
 		summary: "Version of the server", tag: "Server"}, s.version)
 	add(s, operation{method: http.MethodGet, path: "/health", id: "health", public: true, root: true,
 		summary: "Whether the server answers", tag: "Server"}, s.health)
 	s.mux.HandleFunc("GET /openapi.yaml", s.serveOpenAPI)
+	s.mux.HandleFunc("GET /docs", s.serveDocs)
+	s.mux.HandleFunc("GET /metrics", s.serveMetrics)
 }
 
 func (s *Server) listImages(ctx context.Context, in *PageInput) (*output[api.ImageList], error) {
@@ -36,19 +34,6 @@ func (s *Server) listImages(ctx context.Context, in *PageInput) (*output[api.Ima
 			IsPublic: image.OrgID == "", SourceType: image.SourceType, SizeMiB: image.SizeMiB, CreatedAt: image.CreatedAt.UTC()})
 	}
 	return reply(list), nil
-}
-
-func (s *Server) validateKey(ctx context.Context, _ *none) (*output[api.KeyValidation], error) {
-	return reply(api.KeyValidation{Valid: true, Message: "API key '" + callerKey(ctx).Name + "' is valid"}), nil
-}
-
-func (s *Server) whoami(ctx context.Context, _ *none) (*output[api.Whoami], error) {
-	key := callerKey(ctx)
-	org, err := s.Registry.Organisation(ctx, key.OrgID)
-	if err != nil {
-		return nil, err
-	}
-	return reply(api.Whoami{OrgID: org.ID, OrgName: org.Name, KeyID: key.ID, KeyName: key.Name}), nil
 }
 
 func (s *Server) version(context.Context, *none) (*output[api.Version], error) {

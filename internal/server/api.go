@@ -110,6 +110,7 @@ func add[I, O any](s *Server, o operation, handle func(ctx context.Context, in *
 	if o.root {
 		op.Path = o.path
 	}
+	s.actions[o.method+" "+op.Path] = o.id
 	if o.status == 0 {
 		op.DefaultStatus = http.StatusOK
 	}

@@ -12,8 +12,9 @@ import (
 
 // public lists what needs no key. A key that is sent must be right there too.
 func public(path string) bool {
-	return path == "/health" || path == "/openapi.yaml" || path == "/openapi.json" || path == "/api/v1/system/version" ||
-		path == publicRoot || strings.HasPrefix(path, publicRoot+"/")
+	return path == "/health" || path == "/api/health" || path == "/openapi.yaml" || path == "/openapi.json" || path == "/docs" ||
+		path == "/api/v1/system/version" ||
+		path == shellAuthPath || strings.HasPrefix(path, shellAuthPath+"/") || path == publicRoot || strings.HasPrefix(path, publicRoot+"/")
 }
 
 // authenticate finds out who calls. A connection over the UNIX socket acts as the first organisation's local key,

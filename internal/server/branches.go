@@ -99,7 +99,7 @@ func (s *Server) branchVM(ctx context.Context, in *branchInput) (*output[api.New
 	if err != nil {
 		return nil, err
 	}
-	return s.showNewVMs(vms, commit.ID, showTiming(timing))
+	return s.showNewVMs(vms, commit.ID, s.timing(timing))
 }
 
 func (s *Server) branchCommit(ctx context.Context, in *branchInput) (*output[api.NewVMs], error) {

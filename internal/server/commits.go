@@ -93,7 +93,7 @@ func (s *Server) commitVM(ctx context.Context, in *commitVMInput) (*output[api.C
 	if err != nil {
 		return nil, err
 	}
-	return reply(api.CommitCreated{CommitID: commit.ID, Name: commit.Name, HostArchitecture: "x86_64", Timing: showTiming(timing)}), nil
+	return reply(api.CommitCreated{CommitID: commit.ID, Name: commit.Name, HostArchitecture: "x86_64", Timing: s.timing(timing)}), nil
 }
 
 func (s *Server) commitHistory(ctx context.Context, in *CommitInput) (*output[[]api.CommitEntity], error) {

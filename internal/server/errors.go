@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strconv"
 
 	"vers/api"
 	"vers/internal/fault"
@@ -62,9 +63,15 @@ func (s *Server) failure(ctx context.Context, o operation, err error) *problem {
 	kind := fault.KindOf(err)
 	p := &problem{status: statuses[kind], header: http.Header{}, body: api.Error{Error: err.Error()}, vms: o.vms}
 	notes := notesOf(ctx)
+	var busy *errBusy
 	switch {
 	case errors.Is(err, errTooLarge):
 		p.status = http.StatusRequestEntityTooLarge
+	case errors.Is(err, errNotOffered):
+		p.status = http.StatusNotImplemented
+	case errors.As(err, &busy):
+		p.status = http.StatusTooManyRequests
+		p.header.Set("Retry-After", strconv.Itoa(int(busy.wait.Seconds())+1))
 	case kind != fault.Internal:
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		p.status, p.body.Error = http.StatusServiceUnavailable, "the request was cancelled"
@@ -85,7 +92,7 @@ func (s *Server) failure(ctx context.Context, o operation, err error) *problem {
 // final reports whether trying again is useless or would do something twice.
 func final(status int, creates bool) bool {
 	switch {
-	case status == http.StatusConflict, status == http.StatusInsufficientStorage:
+	case status == http.StatusConflict, status == http.StatusInsufficientStorage, status == http.StatusNotImplemented:
 		return true
 	case status >= 500:
 		return creates

@@ -34,6 +34,7 @@ type fakeMachines struct {
 	runs   int
 	diff   machine.Diff          // what Diff answers
 	diffed []machine.DiffRequest // what it was asked
+	quotas catalog.Quotas        // that Usage shows
 }
 
 func (f *fakeMachines) failure() error {
@@ -53,6 +54,11 @@ func (f *fakeMachines) find(c machine.Caller, id string) (machine.VM, error) {
 func (f *fakeMachines) add(c machine.Caller, config catalog.VMConfig, labels map[string]string, parent catalog.Commit) machine.VM {
 	vm := machine.VM{ID: ident.New(), OrgID: c.OrgID, OwnerID: c.KeyID, State: "running", CreatedAt: time.Now(), Config: config,
 		Labels: labels, ParentCommit: parent.ID, GrandparentVM: parent.ParentVM, SSHKey: "private key", SSHHostKey: f.hostKey}
+	row := vm
+	row.UID = len(f.order) + 1
+	if err := f.catalog.InsertVM(context.Background(), row); err != nil {
+		panic(err)
+	}
 	f.vms[vm.ID] = vm
 	f.order = append(f.order, vm.ID)
 	f.guests[vm.ID] = &fakeGuest{files: map[string][]byte{"/etc/motd": []byte("hello\n")}, execs: map[string][]guest.Event{}}
@@ -226,8 +232,18 @@ func (f *fakeMachines) Delete(_ context.Context, c machine.Caller, id string, sk
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		delete(f.vms, id)
+		return f.catalog.DeleteVM(context.Background(), id)
 	}
 	return err
+}
+
+func (f *fakeMachines) Usage(ctx context.Context, c machine.Caller) (machine.Usage, error) {
+	vms, err := f.List(ctx, c)
+	return machine.Usage{VMs: int64(len(vms)), StoredBytes: 4096, Quotas: f.quotas}, err
+}
+
+func (f *fakeMachines) Totals(ctx context.Context) (catalog.Totals, error) {
+	return f.catalog.Totals(ctx)
 }
 
 func (f *fakeMachines) Get(_ context.Context, c machine.Caller, id string) (machine.VM, error) {

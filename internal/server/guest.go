@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 
+	"vers/internal/deploy"
 	"vers/internal/fault"
 	"vers/internal/guest"
 	"vers/internal/machine"
@@ -21,11 +22,8 @@ type guestAccess interface {
 	SSH(ctx context.Context) (net.Conn, error)
 }
 
-// eventStream follows a command. Recv gives io.EOF after an exit or error event; every other end is an error.
-type eventStream interface {
-	Recv() (guest.Event, error)
-	Close() error
-}
+// eventStream follows a command.
+type eventStream = deploy.Stream
 
 // openGuest waits for a booting VM; a paused or dead one is fault.Conflict.
 func (s *Server) openGuest(ctx context.Context, caller machine.Caller, vmID string) (guestAccess, error) {

@@ -24,6 +24,12 @@ type notes struct {
 	org string
 	key string // id of the API key, never the key
 	err error
+
+	address string // host it came from
+	pattern string // of the router: method and path; "" where nothing answers
+	action  string // id of the operation
+	orgName string // if it is known
+	actor   string // who calls without a key
 }
 
 func notesOf(ctx context.Context) *notes {
@@ -63,7 +69,7 @@ func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter 
 // files; nor are bodies and headers.
 func (s *Server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		start, n, w := time.Now(), &notes{id: ident.New()}, &responseWriter{ResponseWriter: rw}
+		start, n, w := time.Now(), &notes{id: ident.New(), address: addressOf(r)}, &responseWriter{ResponseWriter: rw}
 		r = r.WithContext(context.WithValue(r.Context(), keyNotes, n))
 		w.Header().Set(api.HeaderRequestID, n.id)
 		s.requests.Add(1)
@@ -73,6 +79,7 @@ func (s *Server) observe(next http.Handler) http.Handler {
 				s.panicked(r.Context(), w, p)
 			}
 			s.logRequest(r, w, n, time.Since(start))
+			s.metrics.answered(n, r.Method, w.status, time.Since(start))
 		}()
 		next.ServeHTTP(w, r)
 	})
@@ -137,6 +144,9 @@ func (s *Server) cleanPath(next http.Handler) http.Handler {
 			r = r.WithContext(r.Context()) // a copy, the caller's request stays as it is
 			r.URL = &u
 		}
+		n := notesOf(r.Context())
+		_, n.pattern = s.mux.Handler(r)
+		n.action = s.actions[n.pattern]
 		next.ServeHTTP(w, r)
 	})
 }
@@ -145,7 +155,9 @@ func (s *Server) cleanPath(next http.Handler) http.Handler {
 const (
 	bodyLimit     = 17 << 20 // standard input of commands is the largest
 	fileBodyLimit = 96 << 20
-	bodyTime      = 5 * time.Minute
+
+	publicBodyLimit = 64 << 10
+	bodyTime        = 5 * time.Minute
 )
 
 // readBody takes the whole body in, whatever its Content-Type says it is: all bodies are JSON.
@@ -156,8 +168,11 @@ func (s *Server) readBody(next http.Handler) http.Handler {
 			return
 		}
 		limit := int64(bodyLimit)
-		if strings.HasSuffix(r.URL.Path, "/files") {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/files"):
 			limit = fileBodyLimit
+		case public(r.URL.Path): // anybody may send it
+			limit = publicBodyLimit
 		}
 		control := http.NewResponseController(w)
 		_ = control.SetReadDeadline(s.now().Add(bodyTime)) // tests without a connection have no deadlines
@@ -181,8 +196,7 @@ func (s *Server) readBody(next http.Handler) http.Handler {
 // route lets the router answer, except that its own errors get our body.
 func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	r.Header.Del("Accept") // there is one format
-	_, pattern := s.mux.Handler(r)
-	if pattern != "" {
+	if notesOf(r.Context()).pattern != "" {
 		s.mux.ServeHTTP(w, r)
 		return
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"vers/internal/catalog"
+	"vers/internal/deploy"
 	"vers/internal/guest"
 	"vers/internal/machine"
 	"vers/internal/registry"
@@ -65,6 +66,9 @@ type Views interface {
 	List(ctx context.Context, caller machine.Caller) ([]machine.VM, error)
 	// Guest waits for a booting VM; a paused or dead one is fault.Conflict.
 	Guest(ctx context.Context, caller machine.Caller, vmID string) (*guest.Client, error)
+	// Usage says what the caller's organisation uses, and may use.
+	Usage(ctx context.Context, caller machine.Caller) (machine.Usage, error)
+	Totals
 }
 
 // Version says which build this is.
@@ -78,6 +82,7 @@ type Options struct {
 	Machines Machines
 	Registry *registry.Registry
 	Catalog  *catalog.Catalog // keeps answers for repeated requests
+	Audit    Auditor          // nil: nothing is recorded
 	Logger   *slog.Logger     // nil: slog.Default
 	Version  Version
 
@@ -94,20 +99,27 @@ type Server struct {
 	guests  func(ctx context.Context, caller machine.Caller, vmID string) (guestAccess, error)
 	openAPI func() ([]byte, error)
 	answers answers
+	limits  limits
+	actions map[string]string // ids of operations, by the router's pattern
+	metrics *metrics
 	now     func() time.Time
+
+	deployer *deploy.Runner
 
 	requests, sshSessions atomic.Int64 // open now
 }
 
-// New makes a server. The http.Server that uses it needs ConnContext, or nobody is local.
+// New makes a server. The http.Server that uses it needs ConnContext, or nobody is local. Close it in the end.
 func New(options Options) *Server {
-	s := &Server{Options: options, mux: http.NewServeMux(), now: time.Now}
+	s := &Server{Options: options, mux: http.NewServeMux(), now: time.Now, actions: map[string]string{}}
 	if s.Logger == nil {
 		s.Logger = slog.Default()
 	}
 	s.answers.running = map[string]chan struct{}{}
 	s.guests = s.openGuest
 	s.api = newAPI(s.mux)
+	s.metrics = newMetrics(s)
+	s.deployer = s.newDeployer()
 	s.routeVMs()
 	s.routeBranches()
 	s.routeExec()
@@ -124,8 +136,13 @@ func New(options Options) *Server {
 	s.routeEnv()
 	s.routeAccount()
 	s.mux.HandleFunc("GET /openapi.json", s.serveOpenAPIJSON)
+	s.routeKeys()
+	s.routeShellAuth()
+	s.routeDomains()
+	s.routeDeploy()
+	s.routeLegacy()
 	s.openAPI = sync.OnceValues(s.api.OpenAPI().YAML)
-	s.handler = s.observe(s.cleanPath(s.authenticate(s.readBody(s.repeat(http.HandlerFunc(s.route))))))
+	s.handler = s.observe(s.cleanPath(s.authenticate(s.readBody(s.repeat(s.record(http.HandlerFunc(s.route)))))))
 	return s
 }
 

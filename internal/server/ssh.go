@@ -22,6 +22,7 @@ func (s *Server) routeSSH() {
 		summary: "Key that logs in as root, and the guest's host key", tag: "Access"}, s.sshKey)
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		s.mux.HandleFunc(method+" /api/v1/vm/{id}/ssh", s.serveSSH)
+		s.actions[method+" /api/v1/vm/{id}/ssh"] = "vm-ssh"
 	}
 	s.api.OpenAPI().AddOperation(&huma.Operation{
 		Method: http.MethodPost, Path: "/api/v1/vm/{id}/ssh", OperationID: "vm-ssh", Tags: []string{"Access"},
