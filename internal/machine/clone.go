@@ -262,6 +262,10 @@ func (m *Manager) Branch(ctx context.Context, c Caller, vmID string, req BranchR
 	if err != nil {
 		return nil, Commit{}, Timing{}, err
 	}
+	if err := m.roomFor(ctx, v.snapshot(), req.Count); err != nil {
+		unlock()
+		return nil, Commit{}, Timing{}, err
+	}
 	began := time.Now()
 	t, err := m.captureLive(ctx, v, ident.New(), req.KeepPaused)
 	unlock()

@@ -45,17 +45,25 @@ func (l *ledger) used() (total int64) {
 func (l *ledger) book(each booking, q catalog.Quotas, ids ...string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.withinQuotas(each, q, int64(len(ids))); err != nil {
+	if err := l.room(each, q, int64(len(ids))); err != nil {
 		return err
-	}
-	used := l.used()
-	want := each.bytes * int64(len(ids))
-	if free := l.capacity - used; want > free {
-		return fault.Exhaustedf("Insufficient system resources: asked for %d MiB of memory (%d × %d MiB with the VM's own overhead), %d MiB are free of %d MiB for VMs (%d VMs hold the rest); ask for less, or delete VMs",
-			want>>20, len(ids), each.bytes>>20, max(free, 0)>>20, l.capacity>>20, len(l.booked))
 	}
 	for _, id := range ids {
 		l.booked[id] = each
+	}
+	return nil
+}
+
+// room refuses n more VMs that the quotas or the host's memory have no room for. The caller holds mu.
+func (l *ledger) room(each booking, q catalog.Quotas, n int64) error {
+	if err := l.withinQuotas(each, q, n); err != nil {
+		return err
+	}
+	used := l.used()
+	want := each.bytes * n
+	if free := l.capacity - used; want > free {
+		return fault.Exhaustedf("Insufficient system resources: asked for %d MiB of memory (%d × %d MiB with the VM's own overhead), %d MiB are free of %d MiB for VMs (%d VMs hold the rest); ask for less, or delete VMs",
+			want>>20, n, each.bytes>>20, max(free, 0)>>20, l.capacity>>20, len(l.booked))
 	}
 	return nil
 }

@@ -39,6 +39,19 @@ func (m *Manager) book(ctx context.Context, each booking, ids ...string) error {
 	return m.ledger.book(each, q, ids...)
 }
 
+// roomFor refuses count children of a VM for which there is no room now, before it is paused for them. It holds nothing:
+// book decides.
+func (m *Manager) roomFor(ctx context.Context, r VM, count int) error {
+	each := m.booking(r.OrgID, r.Config.VCPUCount, r.Config.MemSizeMiB<<20)
+	q, err := m.quotas(ctx, r.OrgID)
+	if err != nil {
+		return err
+	}
+	m.ledger.mu.Lock()
+	defer m.ledger.mu.Unlock()
+	return m.ledger.room(each, q, int64(count))
+}
+
 func (m *Manager) quotas(ctx context.Context, orgID string) (catalog.Quotas, error) {
 	if m.Quotas == nil {
 		return catalog.Quotas{}, nil

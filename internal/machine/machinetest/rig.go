@@ -38,6 +38,7 @@ type Options struct {
 	ImportWait time.Duration // 0: Patience
 	MemoryMiB  int64         // what VMs may have in all; 0: no limit that a test reaches
 	FlatBudget int64         // bytes, see commit.Options
+	Quotas     func(ctx context.Context, orgID string) (catalog.Quotas, error)
 }
 
 // Rig is a versd without HTTP, its data directory, and the host that its machines run on. The fields from Manager to
@@ -126,7 +127,7 @@ func (r *Rig) TryStart(t testing.TB) error {
 	check(t, err)
 	config := machine.Config{
 		DataDir: r.Dir, Catalog: r.Catalog, Commits: r.Commits, Driver: r.Driver, Networks: fake.Networks(r.Driver),
-		Images: r.Images, Logger: log, MemoryOvercommit: 1 << 20,
+		Images: r.Images, Logger: log, MemoryOvercommit: 1 << 20, Quotas: r.Options.Quotas,
 		BootLimit: limit(r.Options.BootLimit), ReadyLimit: limit(r.Options.ReadyLimit), ImportWait: limit(r.Options.ImportWait),
 	}
 	if r.Options.MemoryMiB > 0 {
