@@ -15,8 +15,8 @@ import (
 	"vers/internal/machine"
 )
 
-// home is where repositories are cloned to, each into a folder of its project's name.
-const home = "/srv"
+// projects is the folder in root's home that repositories are cloned to, each into one of its project's name.
+const projects = "projects"
 
 // clone is run by the guest's shell. What it works on comes in variables, not in its text. Some servers cannot give a
 // part of a history, so the whole of it is asked for if that fails.
@@ -27,13 +27,15 @@ git clone --quiet --depth 1 "$@" -- "$VERS_REPO" "$VERS_FOLDER" 2>/dev/null && e
 rm -rf -- "$VERS_FOLDER"
 exec git clone --quiet "$@" -- "$VERS_REPO" "$VERS_FOLDER"`
 
+// inFolder runs its second argument, a line for the shell, in the folder that is the first.
+const inFolder = `cd -- "$1" && exec sh -c "$2"`
+
 // step is one command of a project.
 type step struct {
 	status  string // of the project meanwhile
 	what    string
 	command []string
 	env     map[string]string
-	folder  string
 	once    bool // must not be started a second time
 }
 
@@ -42,7 +44,7 @@ func stepsOf(p catalog.Project) ([]step, error) {
 	if err := json.Unmarshal(p.Settings, &s); err != nil {
 		return nil, fmt.Errorf("read the settings of project %s: %w", p.ID, err)
 	}
-	target := home + "/" + p.Name
+	target := projects + "/" + p.Name
 	env := map[string]string{"VERS_REPO": p.Repo, "VERS_FOLDER": target, "GIT_TERMINAL_PROMPT": "0"}
 	if p.Branch != nil {
 		env["VERS_BRANCH"] = *p.Branch
@@ -60,7 +62,7 @@ func stepsOf(p catalog.Project) ([]step, error) {
 		{Running, "the run command", s.Run, true},
 	} {
 		if line.command != "" {
-			steps = append(steps, step{status: line.status, what: line.what, command: []string{"sh", "-c", line.command}, folder: target, once: line.once})
+			steps = append(steps, step{status: line.status, what: line.what, command: []string{"sh", "-c", inFolder, "sh", target, line.command}, once: line.once})
 		}
 	}
 	return steps, nil
@@ -225,7 +227,7 @@ func (f *follower) open() (Stream, error) {
 		}
 	}
 	f.tried = true
-	stream, err := g.Exec(f.r.life, guest.ExecRequest{ID: f.project.ExecID, Command: f.step.command, Env: f.step.env, WorkingDir: f.step.folder})
+	stream, err := g.Exec(f.r.life, guest.ExecRequest{ID: f.project.ExecID, Command: f.step.command, Env: f.step.env})
 	f.opened = err == nil
 	return stream, err
 }

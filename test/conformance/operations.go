@@ -6,7 +6,8 @@ import "maps"
 func operations() map[string]operation {
 	all := map[string]operation{}
 	for _, group := range []map[string]operation{vmOperations(), branchOperations(), commandOperations(), commitOperations(),
-		repositoryOperations(), tagOperations(), publicOperations(), accountOperations()} {
+		repositoryOperations(), tagOperations(), publicOperations(), accountOperations(),
+		keyOperations(), loginOperations(), domainOperations(), deployOperations()} {
 		maps.Copy(all, group)
 	}
 	return all

@@ -51,7 +51,7 @@ func New(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{t: t, asked: map[string]int{}, Rig: machinetest.New(t, machinetest.Options{MemoryMiB: 1 << 17})}
 	ctx := context.Background()
-	s.Registry = registry.New(s.Catalog, registry.Options{})
+	s.Registry = registry.New(s.Catalog, registry.Options{Login: registry.LoginOptions{Mode: registry.LoginOpen}})
 	var err error
 	_, s.Key, err = s.Registry.CreateKey(ctx, s.Acme.OrgID, "ci of acme")
 	s.must(err)
@@ -69,6 +69,7 @@ func New(t testing.TB) *Server {
 	t.Cleanup(func() {
 		s.DropConnections()
 		web.Close()
+		s.handler.Close()
 	})
 	return s
 }
