@@ -168,7 +168,7 @@ func TestQuotaRace(t *testing.T) {
 	if u := r.used(); made.Load() != room || u.VMs != room || u.VCPUs != room*machinetest.Small.VCPUCount || u.MemoryMiB != room*machinetest.Small.MemSizeMiB {
 		t.Errorf("%d made, %+v in use", made.Load(), u)
 	}
-	if booked, _ := r.Manager.Booked(); booked != room*(machinetest.Small.MemSizeMiB+overhead)<<20 {
+	if booked, _ := r.Manager.Booked(); booked != room*(machinetest.Small.MemSizeMiB<<20+r.Driver.Host().OverheadBytes) {
 		t.Errorf("%d bytes are booked", booked)
 	}
 	r.Restart(t)
