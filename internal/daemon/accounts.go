@@ -76,7 +76,7 @@ func (a *Accounts) Record(action, object string, org catalog.Organisation, do fu
 	e := audit.Entry{Time: time.Now().UTC(), OrgID: org.ID, Org: org.Name, Actor: operator(), Address: "local",
 		Action: "versd " + action, Object: object, Made: made, Result: "ok"}
 	if err != nil {
-		e.Result = fault.KindOf(err).String()
+		e.Result, e.Made = fault.KindOf(err).String(), nil
 	}
 	return errors.Join(err, a.audit.Append(e))
 }

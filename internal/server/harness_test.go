@@ -32,6 +32,8 @@ type harness struct {
 	server   *Server
 	machines *fakeMachines
 	catalog  *catalog.Catalog
+	registry *registry.Registry
+	audit    *auditTrail
 	url      string // of the TCP listener
 	unix     *http.Client
 	log      *syncBuffer
@@ -65,7 +67,8 @@ func newHarness(t testing.TB) *harness {
 	h.catalog, err = catalog.Open(t.Context(), filepath.Join(t.TempDir(), "catalog.db"))
 	h.must(err)
 	t.Cleanup(func() { h.catalog.Close() })
-	reg := registry.New(h.catalog, registry.Options{})
+	reg := registry.New(h.catalog, registry.Options{Login: registry.LoginOptions{Mode: registry.LoginToken}})
+	h.registry, h.audit = reg, &auditTrail{}
 	first, err := reg.Setup(t.Context(), "acme")
 	h.must(err)
 	h.key, h.caller = first.Secret, machine.Caller{OrgID: first.Organisation.ID, KeyID: first.Key.ID}
@@ -76,9 +79,10 @@ func newHarness(t testing.TB) *harness {
 	hostKey, hostLine := newHostKey(t)
 	h.hostLine = hostLine
 	h.machines = &fakeMachines{catalog: h.catalog, vms: map[string]machine.VM{}, guests: map[string]*fakeGuest{}, hostKey: hostKey}
-	h.server = New(Options{Machines: h.machines, Registry: reg, Catalog: h.catalog, Version: Version{Version: "1.2.3", GitHash: "abc"},
+	h.server = New(Options{Machines: h.machines, Registry: reg, Catalog: h.catalog, Audit: h.audit, Version: Version{Version: "1.2.3", GitHash: "abc"},
 		Logger: slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	h.server.guests = h.machines.open
+	t.Cleanup(h.server.Close)
 	h.listen()
 	return h
 }

@@ -35,7 +35,7 @@ func (s *Server) routeLegacy() {
 	for path, use := range map[string]string{
 		"/api/cluster":   "VMs have no clusters any more: POST /api/v1/vm/new_root, GET /api/v1/vms",
 		"/api/vm":        "GET /api/v1/vms, and the calls below /api/v1/vm",
-		"/api/telemetry": "GET /health, GET /metrics",
+		"/api/telemetry": "GET /api/v1/usage, GET /metrics",
 		"/api/network":   "GET /api/v1/vm/{id}/metadata",
 	} {
 		gone := func(w http.ResponseWriter, r *http.Request) {
