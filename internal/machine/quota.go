@@ -151,13 +151,12 @@ func (m *Manager) reserveStorage(ctx context.Context, r VM) (*storage, error) {
 	return s, s.grow(ctx, layer)
 }
 
-// growFor holds what the captured memory and device state take too.
+// smallFiles is what the device state (33 to 115 KB) and the manifest of a commit take, at most.
+const smallFiles = 256 << 10
+
+// growFor holds what the captured memory takes too.
 func (s *storage) growFor(ctx context.Context, t *taken) error {
-	state, err := disk.Allocated(t.deviceState)
-	if err != nil {
-		return err
-	}
-	return s.grow(ctx, t.capture.Memory.Bytes()+state)
+	return s.grow(ctx, t.capture.Memory.Bytes()+smallFiles)
 }
 
 // grow holds more, or fails if the quota has no room. What is held already stays held.
