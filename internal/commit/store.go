@@ -40,7 +40,7 @@ type Store struct {
 	building map[string]chan struct{} // flat files being rebuilt
 
 	// Read: files exist that the catalogue does not name yet. Write: Collect, which only tries, so that read locks nest.
-	work sync.RWMutex
+	work      sync.RWMutex
 	measuring sync.Mutex // one at a time looks at the sizes of files
 }
 
