@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -354,4 +355,13 @@ func (r *rig) vm(c catalog.Commit) catalog.VM {
 		MemoryBase: c.ID, LayerID: l.ID, UID: int(time.Now().UnixNano())}
 	r.must(r.catalog.InsertVM(r.t.Context(), v))
 	return v
+}
+
+func groupOf(t *testing.T, path string) int {
+	t.Helper()
+	st, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int(st.Sys().(*syscall.Stat_t).Gid)
 }
