@@ -118,7 +118,10 @@ func (d *differ) compare(a, b *inode) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	left, right := make([]byte, chunkBytes), make([]byte, chunkBytes)
+	if d.buffers[0] == nil {
+		d.buffers = [2][]byte{make([]byte, chunkBytes), make([]byte, chunkBytes)}
+	}
+	left, right := d.buffers[0], d.buffers[1]
 	for x.at < x.end {
 		if err := d.ctx.Err(); err != nil {
 			return false, err

@@ -91,6 +91,7 @@ type differ struct {
 	held     int                // names in memory
 	seen     [2]map[uint32]bool // directories, which have one name only
 	compared map[[2]uint32]bool // content of hard links
+	buffers  [2][]byte          // for contents
 }
 
 // sameBlocks reports whether blocks of both file systems have the same content, as far as that is known without reading.

@@ -255,3 +255,11 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("cancelled: %v", err)
 	}
 }
+
+// debugfs runs commands that may write to the file system.
+func debugfs(path, commands string) (string, error) {
+	cmd := exec.Command("debugfs", "-w", "-f", "-", path)
+	cmd.Stdin = strings.NewReader(commands)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
