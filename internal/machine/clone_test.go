@@ -23,7 +23,7 @@ var cloneSteps = []fake.Op{fake.OpNetwork, fake.OpStart, fake.OpLoad, fake.OpRes
 
 func TestRestoreIsAllOrNone(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, machinetest.Options{ReadyLimit: 200 * time.Millisecond})
+	r := newRig(t, machinetest.Options{})
 	_, c := r.Clone(t, r.cold().ID)
 	before := r.books()
 	fails := func(name string) {
@@ -41,8 +41,10 @@ func TestRestoreIsAllOrNone(t *testing.T) {
 			fails(fmt.Sprintf("%s fails for VM %d", op, n))
 		}
 	}
-	r.Driver.SetHook(r.refuseOne())
-	fails("one agent does not take its identity")
+	r.limited(func() {
+		r.Driver.SetHook(r.refuseOne())
+		fails("one agent does not take its identity")
+	})
 	for _, dir := range []string{"layers", "vms"} {
 		undo := r.block(dir)
 		vms, err := r.Manager.BranchCommit(r.ctx, r.Acme, c.ID, 3)
@@ -58,6 +60,16 @@ func TestRestoreIsAllOrNone(t *testing.T) {
 		t.Errorf("%d VMs of 5", len(vms))
 	}
 	r.empty()
+}
+
+// limited does something with a versd that gives agents little time for an identity.
+func (r *rig) limited(do func()) {
+	r.t.Helper()
+	r.Options.ReadyLimit = 200 * time.Millisecond
+	r.Restart(r.t)
+	do()
+	r.Options.ReadyLimit = 0
+	r.Restart(r.t)
 }
 
 // refuseOne makes the agent of one machine, the first that is asked, never take an identity.
@@ -108,10 +120,12 @@ func (r *rig) blockAtSwitch(dir string) (hook fake.Hook, undo func()) {
 // A VM is shown to nobody before its agent has confirmed who it is.
 func TestIdentityIsAwaited(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, machinetest.Options{ReadyLimit: 200 * time.Millisecond})
+	r := newRig(t, machinetest.Options{})
 	must(t, r.Catalog.PutEnv(r.ctx, r.Acme.OrgID, map[string]string{"GREETING": "hello"}))
 	_, c := r.Clone(t, r.cold().ID)
 	before := r.books()
+	r.Options.ReadyLimit = 500 * time.Millisecond
+	r.Restart(t)
 	asked := make(chan string, 1000)
 	r.Driver.SetHook(func(op fake.Op, s machine.Spec) error {
 		if op != fake.OpRenew {
@@ -134,9 +148,11 @@ func TestIdentityIsAwaited(t *testing.T) {
 		t.Errorf("%d VMs are listed, want %d", len(list), before.VMs)
 	}
 	wantError(t, "delete before the identity is confirmed", r.Manager.Delete(r.ctx, r.Acme, id, false), fault.NotFound, "not found")
-	wantError(t, "restore", <-done, fault.Timeout, "the agent did not confirm the VM's identity within 200ms")
+	wantError(t, "restore", <-done, fault.Timeout, "the agent did not confirm the VM's identity within 500ms")
 	r.Driver.SetHook(nil)
 	r.unchanged(before)
+	r.Options.ReadyLimit = 0
+	r.Restart(t)
 
 	vm, err := r.Manager.Restore(r.ctx, r.Acme, c.ID)
 	must(t, err)
@@ -203,16 +219,17 @@ func TestRestoreWithoutItsClient(t *testing.T) {
 // A branch whose children or whose commit fail leaves neither; the source goes on.
 func TestBranchIsAllOrNone(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, machinetest.Options{ReadyLimit: 200 * time.Millisecond})
+	r := newRig(t, machinetest.Options{})
 	for name, source := range map[string]string{"root": r.cold().ID, "clone": r.clone().ID} {
-		steps := map[string]fake.Hook{"renew": r.refuseOne()}
+		steps := map[string]fake.Hook{}
 		for _, op := range append(cloneSteps, fake.OpCapture, fake.OpSwitch) {
 			steps[string(op)] = failing(op, nth(1))
 		}
 		if name == "clone" {
 			steps["patch"] = failing(fake.OpPatch, nth(2))
 		}
-		for step, hook := range steps {
+		fails := func(step string, hook fake.Hook) {
+			t.Helper()
 			before := r.books()
 			layer := row(t, r.Catalog, source).LayerID
 			r.Driver.SetHook(hook)
@@ -223,6 +240,10 @@ func TestBranchIsAllOrNone(t *testing.T) {
 			}
 			r.leaves(before, source, layer)
 		}
+		for step, hook := range steps {
+			fails(step, hook)
+		}
+		r.limited(func() { fails("renew", r.refuseOne()) })
 		before := r.books()
 		layer := row(t, r.Catalog, source).LayerID
 		hook, unblock := r.blockAtSwitch("commits")

@@ -2,9 +2,7 @@ package machine_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -39,11 +37,10 @@ func (r *rig) together(n int, work func(worker int)) {
 	}
 }
 
-// tolerate fails the test for an error other than what a VM or commit that is just changed by others gives. One of them
-// is that a device state has gone with the directory of its VM before it was a commit's.
+// tolerate fails the test for an error other than what a VM or commit that is just changed by others gives.
 func (r *rig) tolerate(what string, err error) {
 	r.t.Helper()
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !fault.Is(err, fault.Conflict) && !fault.Is(err, fault.NotFound) {
+	if err != nil && !fault.Is(err, fault.Conflict) && !fault.Is(err, fault.NotFound) {
 		r.t.Errorf("%s: %v (%v)", what, err, fault.KindOf(err))
 	}
 }

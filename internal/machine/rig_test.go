@@ -58,13 +58,22 @@ func (r *rig) clone() machine.VM {
 	return vm
 }
 
-// booting starts a VM that does not come to the end of its boot until finish is called.
+// booting starts a VM whose boot has come to its agent, and does not come to its end until finish is called.
 func (r *rig) booting(req machine.RunRequest) (vm machine.VM, finish func()) {
 	r.t.Helper()
-	r.Driver.SetHook(failing(fake.OpReady, always))
+	asked := make(chan struct{})
+	var once sync.Once
+	r.Driver.SetHook(func(op fake.Op, _ machine.Spec) error {
+		if op != fake.OpReady {
+			return nil
+		}
+		once.Do(func() { close(asked) })
+		return errTest
+	})
 	req.Config, req.WaitBoot, req.Cold = machinetest.Small, false, true
 	vm, err := r.Manager.Run(r.ctx, r.Acme, req)
 	must(r.t, err)
+	<-asked
 	return vm, func() { r.Driver.SetHook(nil) }
 }
 

@@ -196,44 +196,40 @@ func TestRunsShareOneBoot(t *testing.T) {
 // Where the first boot comes to nothing, those who waited for it boot themselves; who gives up waiting is told why.
 func TestFirstBootFails(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, machinetest.Options{BootLimit: 300 * time.Millisecond})
+	r := newRig(t, machinetest.Options{})
 	seen := &starts{}
-	booting := make(chan struct{})
-	var once sync.Once
-	first := ""
+	booting := make(chan string, 1)
 	var mu sync.Mutex
+	first := ""
 	r.Driver.SetHook(func(op fake.Op, s machine.Spec) error {
 		_ = seen.hook(op, s)
 		mu.Lock()
 		defer mu.Unlock()
-		if op == fake.OpStart && first == "" {
+		if op == fake.OpReady && first == "" {
 			first = s.ID
-			once.Do(func() { close(booting) })
+			booting <- first
 		}
 		if op == fake.OpReady && s.ID == first {
 			return errTest
 		}
 		return nil
 	})
-	result := make(chan error, 2)
-	run := func(ctx context.Context) {
+	run := func(ctx context.Context, result chan<- error) {
 		_, err := r.Manager.Run(ctx, r.Acme, machine.RunRequest{Config: machinetest.Small, WaitBoot: true})
 		result <- err
 	}
-	go run(r.ctx)
-	<-booting
-	impatient, cancel := context.WithTimeout(r.ctx, 10*time.Millisecond)
+	boots, gives, waits := make(chan error, 1), make(chan error, 1), make(chan error, 1)
+	go run(r.ctx, boots)
+	id := <-booting
+	impatient, cancel := context.WithTimeout(r.ctx, time.Second)
 	defer cancel()
-	run(impatient)
-	wantError(t, "who does not wait", <-result, fault.Timeout, "another VM of this kind is booting")
-	go run(r.ctx)
-	errs := []error{<-result, <-result}
-	if errs[0] == nil {
-		errs[0], errs[1] = errs[1], errs[0]
-	}
-	wantError(t, "the first boot", errs[0], fault.Conflict, "did not boot: the agent in the guest did not answer within 300ms")
-	if errs[1] != nil {
-		t.Errorf("who waited: %v", errs[1])
+	go run(r.ctx, waits)
+	run(impatient, gives)
+	wantError(t, "who does not wait", <-gives, fault.Timeout, "another VM of this kind is booting")
+	r.Machine(t, id).Crash()
+	wantError(t, "the first boot", <-boots, fault.Conflict, "is dead: did not boot: the process ended while the guest booted")
+	if err := <-waits; err != nil {
+		t.Errorf("who waited: %v", err)
 	}
 	seen.want(t, "in all", 2, 0)
 	r.empty()

@@ -400,8 +400,8 @@ func (g *guest) Kill(context.Context) error {
 func (g *guest) Crash() {
 	g.mu.Lock()
 	if g.alive() == nil {
+		close(g.done) // first: who sees the guest's end looks whether it was that of the process
 		g.end()
-		close(g.done)
 		g.driver.gone(g)
 	}
 	agent := g.agent

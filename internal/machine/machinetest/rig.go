@@ -12,6 +12,7 @@ package machinetest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -28,7 +29,7 @@ import (
 )
 
 // Patience is how long a test waits for anything. It is reached only when the test fails.
-const Patience = 60 * time.Second
+const Patience = 2 * time.Minute
 
 // Options of a Rig. They may be changed between Stop and Start.
 type Options struct {
@@ -77,7 +78,8 @@ func dataDir(t testing.TB) string {
 	if unix.Statfs(memory, &fs) != nil || int64(fs.Bavail)*fs.Bsize < enough {
 		return t.TempDir()
 	}
-	dir, err := os.MkdirTemp(memory, "vers-machinetest-")
+	sweep(memory)
+	dir, err := os.MkdirTemp(memory, fmt.Sprintf(dirName, os.Getpid())+"-")
 	if err != nil {
 		return t.TempDir()
 	}
@@ -87,6 +89,23 @@ func dataDir(t testing.TB) string {
 		}
 	})
 	return dir
+}
+
+// dirName begins the name of a data directory: with the process that it is of.
+const dirName = "vers-machinetest-%d"
+
+// sweep removes data directories of test programs that were killed: they would hold memory for ever.
+func sweep(parent string) {
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		var pid int
+		if _, err := fmt.Sscanf(e.Name(), dirName+"-", &pid); err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			os.RemoveAll(filepath.Join(parent, e.Name()))
+		}
+	}
 }
 
 // open opens the catalogue, unless it is open.
