@@ -59,6 +59,7 @@ func TestVerify(t *testing.T) {
 		"layer, magic":              {layer, flip(0), layer},
 		"layer, empty":              {layer, func([]byte) []byte { return []byte{} }, layer},
 		"layer, cut off":            {layer, cut(64 << 10), layer},
+		"layer, cut off early":      {layer, func(b []byte) []byte { return b[:3<<16] }, layer},
 		"layer, table":              {layer, flip(3<<16 + 3), layer},
 		"layer below, missing":      {below, missing, filepath.Base(below) + " is missing"},
 		"layer below, cut off":      {below, cut(2 << 16), below},
