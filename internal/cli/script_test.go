@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"vers/internal/registry"
 	"vers/test/rig"
 )
 
@@ -38,7 +41,7 @@ func TestScripts(t *testing.T) {
 		t.Fatal("no scripts", err)
 	}
 	for _, file := range files {
-		server := rig.New(t)
+		server := rig.NewWithLogin(t, registry.LoginToken)
 		testscript.Run(t, testscript.Params{
 			Files: []string{file},
 			Setup: func(env *testscript.Env) error {
@@ -101,6 +104,12 @@ func control(ts *testscript.TestScript, server *rig.Server, args []string) {
 		key, err := server.AddKey(args[1])
 		ts.Check(err)
 		fmt.Fprintln(ts.Stdout(), key)
+	case "approve":
+		ts.Check(server.Approve(args[1], args[2]))
+	case "files":
+		files := httptest.NewServer(http.FileServer(http.Dir(ts.MkAbs(args[1]))))
+		ts.Defer(files.Close)
+		fmt.Fprintln(ts.Stdout(), files.URL)
 	case "requests":
 		fmt.Fprintln(ts.Stdout(), strings.Join(server.Requests(), "\n"))
 	default:

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"vers/internal/catalog"
+	"vers/internal/fault"
 	"vers/internal/ident"
 	"vers/internal/machine"
 	"vers/internal/machine/fake"
@@ -46,12 +47,18 @@ type Server struct {
 	asked    map[string]int // by VM
 }
 
-// New starts a server that ends with the test.
+// New starts a server that ends with the test. Everybody may log in by e-mail and SSH key.
 func New(t testing.TB) *Server {
+	t.Helper()
+	return NewWithLogin(t, registry.LoginOpen)
+}
+
+// NewWithLogin is New with another rule about who may log in by e-mail and SSH key.
+func NewWithLogin(t testing.TB, mode registry.LoginMode) *Server {
 	t.Helper()
 	s := &Server{t: t, asked: map[string]int{}, Rig: machinetest.New(t, machinetest.Options{MemoryMiB: 1 << 17})}
 	ctx := context.Background()
-	s.Registry = registry.New(s.Catalog, registry.Options{Login: registry.LoginOptions{Mode: registry.LoginOpen}})
+	s.Registry = registry.New(s.Catalog, registry.Options{Login: registry.LoginOptions{Mode: mode}})
 	var err error
 	_, s.Key, err = s.Registry.CreateKey(ctx, s.Acme.OrgID, "ci of acme")
 	s.must(err)
@@ -219,6 +226,16 @@ func (s *Server) AddDead(id string) error {
 func (s *Server) AddKey(org string) (string, error) {
 	_, key, err := s.Registry.CreateKey(context.Background(), s.AddOrganisation(s.t, org).OrgID, "ci of "+org)
 	return key, err
+}
+
+// Approve waits for a request to log in and lets its user into an organisation, as 'versd approve' does.
+func (s *Server) Approve(email, org string) error {
+	var err error
+	machinetest.Await(s.t, "a request of "+email, func() bool {
+		_, err = s.Registry.ApproveLogin(context.Background(), email, org)
+		return !fault.Is(err, fault.NotFound)
+	})
+	return err
 }
 
 // AddCommits makes n commits of acme that nothing can be restored from.
