@@ -12,7 +12,7 @@ import (
 // TestConformance goes through every operation of the API with real machines; package conformance does it with machines in
 // memory.
 func TestConformance(t *testing.T) {
-	s := newServer(t)
+	s := newServer(t, "[shell_auth]", `mode = "open"`)
 	address, err := os.ReadFile(filepath.Join(s.data(), "address"))
 	must(t, err)
 	versd := bin + "/versd "
