@@ -163,7 +163,11 @@ func (s *Store) seal(temp string, m Manifest) (json.RawMessage, error) {
 		return nil, err
 	}
 	final := s.commitDir(m.CommitID)
-	if err := os.Rename(temp, final); err != nil {
+	err = os.Rename(temp, final)
+	if errors.Is(err, os.ErrExist) {
+		return nil, fault.Conflictf("commit '%s' exists already", m.CommitID)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := syncDir(s.dir + "/commits"); err != nil {

@@ -80,7 +80,12 @@ func (m *Manager) adopt(ctx context.Context, v *vm) error {
 		m.die(v, "its process ended while versd was not running")
 		return nil
 	}
-	if err := m.reconcile(ctx, v); err != nil {
+	err = m.reconcile(ctx, v)
+	if fault.Is(err, fault.Conflict) { // one VM that has ended must not keep versd from starting
+		m.die(v, "its guest powered off or crashed while versd was not running")
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	m.watch(v)
@@ -117,6 +122,7 @@ func (m *Manager) reattach(ctx context.Context, v *vm) error {
 	if err != nil {
 		return err
 	}
+	v.instance = instance // also without a network: whoever removes the VM has to end it
 	network, err := m.Networks(ctx, spec.Dir, spec.UID, spec.GID)
 	if err != nil {
 		return err

@@ -227,7 +227,8 @@ func (m *Manager) captureLive(ctx context.Context, v *vm, id string, keepPaused 
 		return nil, err
 	}
 	if keepPaused {
-		if err := m.update(ctx, v, func(r *VM) { r.State = string(StatePaused) }); err != nil {
+		// Also when the client has left: the machine stands still.
+		if err := m.update(context.WithoutCancel(ctx), v, func(r *VM) { r.State = string(StatePaused) }); err != nil {
 			t.abort()
 			return nil, err
 		}

@@ -48,13 +48,8 @@ func (m *Manager) renew(ctx context.Context, v *vm, reason string, extra map[str
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.ReadyLimit)
 	defer cancel()
-	go func() { // a guest that has ended leaves the caller without an answer until the limit
-		select {
-		case <-v.instance.Ended():
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
+	ctx, release := whileRunning(ctx, v.instance)
+	defer release()
 	agent := guest.New(func(ctx context.Context) (net.Conn, error) {
 		conn, err := v.network.DialAgent(ctx)
 		if err == nil {
@@ -73,12 +68,10 @@ func (m *Manager) renew(ctx context.Context, v *vm, reason string, extra map[str
 			return nil
 		}
 		select {
-		case <-v.instance.Ended():
-			return fmt.Errorf("VM '%s' ended before its agent confirmed the VM's identity", r.ID)
-		default:
-		}
-		select {
 		case <-ctx.Done():
+			if ended(ctx) {
+				return fmt.Errorf("VM '%s' ended before its agent confirmed the VM's identity", r.ID)
+			}
 			return fault.New(fault.Timeout, "VM '%s': the agent did not confirm the VM's identity within %s: %v", r.ID, m.ReadyLimit, err)
 		case <-time.After(10 * time.Millisecond):
 		}

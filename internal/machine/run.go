@@ -2,6 +2,7 @@ package machine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -204,6 +205,8 @@ func (m *Manager) bootGuest(ctx context.Context, v *vm, boot Boot) error {
 
 // awaitAgent waits until the agent of a booting guest says that it is ready.
 func (m *Manager) awaitAgent(ctx context.Context, v *vm) error {
+	ctx, release := whileRunning(ctx, v.instance)
+	defer release()
 	for {
 		info, err := v.guest.Hello(ctx)
 		if err == nil && info.Ready {
@@ -211,13 +214,33 @@ func (m *Manager) awaitAgent(ctx context.Context, v *vm) error {
 		}
 		select {
 		case <-ctx.Done():
+			if ended(ctx) {
+				return fault.New(fault.Internal, "the guest or its process ended while it booted")
+			}
 			return fault.New(fault.Timeout, "the agent in the guest did not answer within %s (%v): %w", m.BootLimit, err, ctx.Err())
-		case <-v.instance.Done():
-			return fault.New(fault.Internal, "the process ended while the guest booted")
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
+
+var errEnded = errors.New("the guest or its process ended")
+
+// whileRunning is ctx, cancelled also when the instance ends: who waits for an answer of the guest would wait for
+// its whole limit otherwise. The caller calls release.
+func whileRunning(ctx context.Context, instance Instance) (running context.Context, release context.CancelFunc) {
+	running, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-instance.Ended():
+			cancel(errEnded)
+		case <-running.Done():
+		}
+	}()
+	return running, func() { cancel(nil) }
+}
+
+// ended says whether a context of [whileRunning] is over because its instance ended.
+func ended(running context.Context) bool { return errors.Is(context.Cause(running), errEnded) }
 
 // spec is what every VM is started with, whatever it comes from: directory, user, disk.
 func (m *Manager) spec(ctx context.Context, r VM) (Spec, error) {

@@ -227,7 +227,7 @@ func TestFirstBootFails(t *testing.T) {
 	run(impatient, gives)
 	wantError(t, "who does not wait", <-gives, fault.Timeout, "another VM of this kind is booting")
 	r.Machine(t, id).Crash()
-	wantError(t, "the first boot", <-boots, fault.Conflict, "is dead: did not boot: the process ended while the guest booted")
+	wantError(t, "the first boot", <-boots, fault.Conflict, "is dead: did not boot: the guest or its process ended while it booted")
 	if err := <-waits; err != nil {
 		t.Errorf("who waited: %v", err)
 	}
