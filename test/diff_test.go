@@ -15,15 +15,18 @@ func TestDiff(t *testing.T) {
 	u := newUser(t, shared)
 	u.run(`vers run --vm-alias diffed --mem-size 256 --wait`)
 	u.run(`vers exec diffed 'mkdir -p /srv/d/deep && cd /srv/d && seq 2000 > numbers && echo old > text && ln -s text link && : > gone && echo same > same && echo 1 > deep/leaf
-i=0; while [ $i -lt 300 ]; do : > deep/file-$i; i=$((i+1)); done; sync'`)
+i=0; while [ $i -lt 300 ]; do : > deep/file-$i; i=$((i+1)); done'`)
 	var first, second, third struct {
 		CommitID string `json:"commit_id"`
 	}
 	u.json("vers commit diffed --format json", &first)
-	u.run(`vers exec diffed 'cd /srv/d && echo 2001 >> numbers && echo new > text && ln -sfn numbers link && rm gone && cat same > copy && mv copy same && chmod 600 deep/leaf && chown 7:8 deep && echo more > deep/added && rm deep/file-17; sync'`)
+	u.run(`vers exec diffed 'cd /srv/d && echo 2001 >> numbers && echo new > text && ln -sfn numbers link && rm gone && cat same > copy && mv copy same && chmod 600 deep/leaf && chown 7:8 deep && echo more > deep/added && rm deep/file-17'`)
 	u.json("vers commit diffed --format json", &second)
-	u.run(`vers exec diffed 'dd if=/dev/urandom of=/srv/d/random bs=1M count=3 status=none; rm -r /srv/d/deep; sync'`)
+	u.run(`vers exec diffed 'dd if=/dev/urandom of=/srv/d/random bs=1M count=3 status=none; rm -r /srv/d/deep'`)
 	u.json("vers commit diffed --tag diffed:latest --format json", &third)
+	if out := u.run("vers diff /srv -q"); !strings.Contains(out, "/srv/d/random\n") || strings.Contains(out, "numbers") { // HEAD's latest commit
+		t.Errorf("HEAD's latest commit: %s", out)
+	}
 	u.run("vers kill -y diffed")
 
 	want := `M  /srv/d/deep  (directory, owner 0:0 → 7:8)

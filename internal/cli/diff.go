@@ -28,9 +28,9 @@ started from. Without any, the latest commit of HEAD is taken. A path narrows it
 
   A  added    M  changed: content, link target, type, mode, owner or extended attributes    D  removed
 
-Only differences count, not times. A commit's disk is what was on the disk at its instant: a file that
-the guest had written but not yet flushed, which Linux does within some 30 seconds, is in the
-commit's memory and not seen here. Run 'sync' in the VM before the commit to see everything.
+Only differences count, not times. A commit's disk is what was on the disk at its instant. 'vers commit' has
+a running guest write its files out first; what it writes in the moments after that, and what a VM
+held back that was paused, is in the commit's memory and not seen here.
 
 The exit code is 0 whether there are differences or not, unless --exit-code is given.`
 

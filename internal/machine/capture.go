@@ -192,11 +192,12 @@ func (m *Manager) Commit(ctx context.Context, c Caller, vmID string, req CommitR
 	if err != nil {
 		return Commit{}, Timing{}, err
 	}
+	began := time.Now()
+	m.flush(ctx, v)
 	unlock, err := v.lock(ctx)
 	if err != nil {
 		return Commit{}, Timing{}, err
 	}
-	began := time.Now()
 	t, err := m.captureLive(ctx, v, id, req.KeepPaused)
 	unlock()
 	if err != nil {

@@ -1,9 +1,9 @@
-// Tests of package machine_test that fail until run.go, adopt.go and capture.go are mended: copy to
-// internal/machine/open_test.go with the fix.
 package machine_test
 
 import (
 	"context"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -128,4 +128,55 @@ func TestOverlappingCommitsWithOneID(t *testing.T) {
 	must(t, second)
 	must(t, r.Commits.Verify(r.ctx, id))
 	r.empty()
+}
+
+// A commit has a running guest write its page cache out first, and no other capture waits for that. A guest that ends
+// meanwhile ends the wait.
+func TestCommitFlushes(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, machinetest.Options{})
+	vm := r.cold()
+	var mu sync.Mutex
+	var steps []fake.Op
+	r.Driver.SetHook(func(op fake.Op, s machine.Spec) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if s.ID == vm.ID && (op == fake.OpSync || op == fake.OpCapture) {
+			steps = append(steps, op)
+		}
+		return nil
+	})
+	took := func() []fake.Op {
+		mu.Lock()
+		defer mu.Unlock()
+		defer func() { steps = nil }()
+		return steps
+	}
+	commit := func() error {
+		_, _, err := r.Manager.Commit(r.ctx, r.Acme, vm.ID, machine.CommitRequest{})
+		return err
+	}
+	must(t, commit())
+	if got := took(); !slices.Equal(got, []fake.Op{fake.OpSync, fake.OpCapture}) {
+		t.Errorf("a commit takes the steps %v", got)
+	}
+	_, _, _, err := r.Manager.Branch(r.ctx, r.Acme, vm.ID, machine.BranchRequest{Count: 2})
+	must(t, err)
+	if got := took(); slices.Contains(got, fake.OpSync) {
+		t.Errorf("a branch takes the steps %v", got)
+	}
+	must(t, r.Manager.Pause(r.ctx, r.Acme, vm.ID, false))
+	must(t, commit())
+	if got := took(); !slices.Equal(got, []fake.Op{fake.OpCapture}) {
+		t.Errorf("a commit of a paused VM takes the steps %v", got)
+	}
+	must(t, r.Manager.Resume(r.ctx, r.Acme, vm.ID, false))
+	r.Driver.SetHook(func(op fake.Op, s machine.Spec) error {
+		if op == fake.OpSync {
+			go r.Machine(t, vm.ID).Crash()
+			<-t.Context().Done() // the guest never answers
+		}
+		return nil
+	})
+	wantError(t, "a guest that ends", commit(), fault.Conflict, "")
 }

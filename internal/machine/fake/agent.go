@@ -123,7 +123,7 @@ func (system) SetHostname(string) error { return nil }
 func (system) SetBootID(string) error { return nil }
 
 // Sync implements agent.System.
-func (system) Sync() {}
+func (s system) Sync() { _ = s.g.driver.at(OpSync, s.g.spec) }
 
 // GrowRoot implements agent.System.
 func (s system) GrowRoot(_ context.Context, minBytes int64) error {

@@ -22,6 +22,7 @@ const (
 	OpGrow    Op = "grow"    // its disk is about to grow
 	OpDial    Op = "dial"    // somebody connects to it; an error makes it not answer at all
 	OpReady   Op = "ready"   // its agent is asked; an error makes it say that it is not ready yet
+	OpSync    Op = "sync"    // its guest writes its page cache to its disk
 	OpRenew   Op = "renew"   // its agent is given an identity; an error makes it refuse
 	OpKill    Op = "kill"    // its process is about to be ended by Kill
 )
