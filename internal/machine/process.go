@@ -53,25 +53,36 @@ func (p Process) Alive() bool {
 // FindProcess identifies the process that has a pid now. fault.NotFound if there is none; one that has ended but was not
 // reaped does not count.
 func FindProcess(pid int) (Process, error) {
+	p, state, err := readProcess(pid)
+	if err == nil && (state == 'Z' || state == 'X') {
+		return Process{}, fault.NotFoundf("process %d has ended", pid)
+	}
+	return p, err
+}
+
+// FindChild identifies a child of this process that was not waited for. It is there until then, also when it has ended.
+func FindChild(pid int) (Process, error) {
+	p, _, err := readProcess(pid)
+	return p, err
+}
+
+func readProcess(pid int) (p Process, state byte, err error) {
 	boot, err := HostBootID()
 	if err != nil {
-		return Process{}, err
+		return p, 0, err
 	}
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-		return Process{}, fault.NotFoundf("process %d is gone", pid)
+		return p, 0, fault.NotFoundf("process %d is gone", pid)
+	}
+	var start uint64
+	if err == nil {
+		start, state, err = parseStat(string(stat))
 	}
 	if err != nil {
-		return Process{}, fmt.Errorf("read the start time of process %d: %w", pid, err)
+		return p, 0, fmt.Errorf("read the start time of process %d: %w", pid, err)
 	}
-	start, state, err := parseStat(string(stat))
-	if err != nil {
-		return Process{}, fmt.Errorf("read the start time of process %d: %w", pid, err)
-	}
-	if state == 'Z' || state == 'X' {
-		return Process{}, fault.NotFoundf("process %d has ended", pid)
-	}
-	return Process{PID: pid, StartTime: start, BootID: boot}, nil
+	return Process{PID: pid, StartTime: start, BootID: boot}, state, nil
 }
 
 // parseStat reads start time (clock ticks since boot) and state from /proc/<pid>/stat. The second field, the name, may

@@ -5,6 +5,8 @@ import (
 	"os/exec"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"vers/internal/fault"
 )
 
@@ -54,5 +56,29 @@ func TestKillProcess(t *testing.T) {
 	}
 	if self, err := FindProcess(os.Getpid()); err != nil || !self.Alive() {
 		t.Errorf("this process: %+v, %v", self, err)
+	}
+}
+
+// A child that ends at once is known until it is waited for: its number is nobody else's.
+func TestFindChild(t *testing.T) {
+	cmd := exec.Command("true")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	if err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := FindChild(pid); err != nil || p.PID != pid || p.StartTime == 0 {
+		t.Errorf("ended, not waited for: %+v, %v", p, err)
+	}
+	if _, err := FindProcess(pid); !fault.Is(err, fault.NotFound) {
+		t.Errorf("it does not run: %v", err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := FindChild(pid); !fault.Is(err, fault.NotFound) {
+		t.Errorf("waited for: %v", err)
 	}
 }

@@ -158,7 +158,7 @@ func startLauncher(launcher []string, plan launchPlan, out, monitor int) (*proce
 	if err != nil {
 		return nil, fmt.Errorf("start the launcher %s: %w", launcher[0], err)
 	}
-	id, err := machine.FindProcess(pid)
+	id, err := machine.FindChild(pid) // it may have ended already
 	if err == nil && pidfd < 0 {
 		err = errors.New("this kernel lacks pidfd")
 	}
