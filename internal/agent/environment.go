@@ -57,6 +57,67 @@ func lookupAccount(root, user string) (account, error) {
 	return account{}, fault.Invalidf("the VM has no user %q in its /etc/passwd", user)
 }
 
+// lookupUser finds who user[:group] is, names or numbers. A number need not be in /etc/passwd; its group is then 0. A group
+// that is named is the only one that the user gets; else it is the user's own, with the supplementary ones.
+func lookupUser(root, spec string) (account, []uint32, error) {
+	user, group, hasGroup := strings.Cut(spec, ":")
+	a, err := lookupAccount(root, user)
+	if err != nil {
+		uid, number := parseID(user)
+		if !number {
+			return a, nil, err
+		}
+		a = account{name: user, uid: uid, home: "/", shell: "/bin/sh"}
+	}
+	if hasGroup {
+		a.gid, err = lookupGroup(root, group)
+		return a, nil, err
+	}
+	return a, groups(root, a.name), nil
+}
+
+// lookupOwner finds the numbers of user[:group]. Without a group it is the number of the user, as in Dockerfiles.
+func lookupOwner(root, spec string) (uid, gid int, err error) {
+	user, group, hasGroup := strings.Cut(spec, ":")
+	a, _, err := lookupUser(root, user)
+	if err != nil {
+		return 0, 0, err
+	}
+	if !hasGroup {
+		return int(a.uid), int(a.uid), nil
+	}
+	g, err := lookupGroup(root, group)
+	return int(a.uid), int(g), err
+}
+
+func parseID(text string) (uint32, bool) {
+	n, err := strconv.ParseUint(text, 10, 32)
+	return uint32(n), err == nil
+}
+
+// lookupGroup finds a group by name or number.
+func lookupGroup(root, group string) (uint32, error) {
+	data, err := os.ReadFile(filepath.Join(root, "/etc/group"))
+	if err == nil {
+		for line := range strings.Lines(string(data)) {
+			f := strings.Split(strings.TrimSpace(line), ":")
+			if len(f) < 3 || f[0] != group {
+				continue
+			}
+			if gid, ok := parseID(f[2]); ok {
+				return gid, nil
+			}
+		}
+	}
+	if gid, ok := parseID(group); ok {
+		return gid, nil
+	}
+	if group == "root" {
+		return 0, nil
+	}
+	return 0, fault.Invalidf("the VM has no group %q in its /etc/group", group)
+}
+
 // groups gives the supplementary groups of a user.
 func groups(root, name string) []uint32 {
 	data, err := os.ReadFile(filepath.Join(root, "/etc/group"))

@@ -32,7 +32,7 @@ func refuse(code int, format string, args ...any) *refusal {
 
 // prepare turns a request into something to start.
 func (s *Server) prepare(req guest.ExecRequest) (launch, *refusal) {
-	acc, err := lookupAccount(s.config.Root, req.User)
+	acc, supplementary, err := lookupUser(s.config.Root, req.User)
 	if err != nil {
 		return launch{}, refuse(exitCannotRun, "vers: %s\n", err)
 	}
@@ -45,8 +45,8 @@ func (s *Server) prepare(req guest.ExecRequest) (launch, *refusal) {
 		argv: req.Command, dir: req.WorkingDir, tty: req.TTY,
 		stdin: req.Stdin == guest.StdinBytes || req.Stdin == guest.StdinStream,
 	}
-	if req.User != "" && acc.uid != 0 {
-		l.cred = &syscall.Credential{Uid: acc.uid, Gid: acc.gid, Groups: groups(s.config.Root, acc.name)}
+	if req.User != "" && (acc.uid != 0 || acc.gid != 0) {
+		l.cred = &syscall.Credential{Uid: acc.uid, Gid: acc.gid, Groups: supplementary}
 	}
 	if l.dir == "" {
 		l.dir = acc.home

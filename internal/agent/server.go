@@ -142,6 +142,10 @@ func (s *Server) dispatch(ctx context.Context, conn net.Conn, number int64, req 
 		return s.readFile(conn, req.Body)
 	case guest.OpWrite:
 		return s.writeFile(conn, req.Body)
+	case guest.OpUnpack:
+		return s.unpack(conn, req.Body)
+	case guest.OpPack:
+		return s.pack(conn, req.Body)
 	case guest.OpSSH:
 		return s.serveSSH(ctx, conn)
 	case guest.OpDial:

@@ -120,18 +120,38 @@ func (c *Client) Attach(ctx context.Context, req AttachRequest) (*Stream, error)
 // ReadFile opens a file of the guest. ctx bounds the reading. The content ends with io.EOF only if it is complete.
 func (c *Client) ReadFile(ctx context.Context, path string) (io.ReadCloser, FileInfo, error) {
 	var info FileInfo
-	conn, err := c.open(ctx, OpRead, FileRequest{Path: path}, &info)
+	r, err := c.download(ctx, OpRead, FileRequest{Path: path}, &info)
+	return r, info, err
+}
+
+// Pack reads files and folders of the guest as a tar archive, with names from the root on. Symbolic links on the way to
+// them are in it too, so that the paths lead to them in the archive as well. ctx bounds the reading, as with ReadFile.
+func (c *Client) Pack(ctx context.Context, req PackRequest) (io.ReadCloser, error) {
+	return c.download(ctx, OpPack, req, nil)
+}
+
+func (c *Client) download(ctx context.Context, op string, body, result any) (io.ReadCloser, error) {
+	conn, err := c.open(ctx, op, body, result)
 	if err != nil {
-		return nil, info, err
+		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	r := &fileReader{conn: conn, stop: stop, frames: NewFrameReader(bufio.NewReaderSize(conn, MaxChunk))}
-	return r, info, nil
+	return &fileReader{conn: conn, stop: stop, frames: NewFrameReader(bufio.NewReaderSize(conn, MaxChunk))}, nil
 }
 
 // WriteFile writes a file of the guest at once or not at all. mode 0 means 0644.
 func (c *Client) WriteFile(ctx context.Context, path string, mode fs.FileMode, createDirs bool, r io.Reader) error {
-	conn, err := c.open(ctx, OpWrite, FileRequest{Path: path, Mode: mode.Perm(), CreateDirs: createDirs}, nil)
+	return c.upload(ctx, OpWrite, FileRequest{Path: path, Mode: mode.Perm(), CreateDirs: createDirs}, r)
+}
+
+// Unpack writes the entries of a tar archive in the guest, with their modes, owners, times and extended attributes. Missing
+// folders are made. What an archive that breaks off has brought stays.
+func (c *Client) Unpack(ctx context.Context, req UnpackRequest, archive io.Reader) error {
+	return c.upload(ctx, OpUnpack, req, archive)
+}
+
+func (c *Client) upload(ctx context.Context, op string, body any, r io.Reader) error {
+	conn, err := c.open(ctx, op, body, nil)
 	if err != nil {
 		return err
 	}
@@ -166,7 +186,7 @@ func (c *Client) WriteFile(ctx context.Context, path string, mode fs.FileMode, c
 	case FrameError:
 		return parseError(frame.Payload)
 	}
-	return fault.New(fault.Internal, "%w: frame %q after a file", ErrProtocol, frame.Type)
+	return fault.New(fault.Internal, "%w: frame %q after %s", ErrProtocol, frame.Type, op)
 }
 
 func parseError(payload []byte) error {

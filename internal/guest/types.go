@@ -20,6 +20,8 @@ const (
 	OpLogs     = "logs"
 	OpRead     = "read-file"
 	OpWrite    = "write-file"
+	OpUnpack   = "unpack"
+	OpPack     = "pack"
 	OpSSH      = "ssh"
 	OpDial     = "dial"
 	OpSync     = "sync"
@@ -137,7 +139,7 @@ type ExecRequest struct {
 	Command     []string          `json:"command"` // argv, looked up in PATH
 	Env         map[string]string `json:"env,omitempty"`
 	WorkingDir  string            `json:"working_dir,omitempty"` // default: home of the user
-	User        string            `json:"user,omitempty"`        // name or number; default root
+	User        string            `json:"user,omitempty"`        // user[:group], names or numbers; default root
 	Stdin       StdinMode         `json:"stdin,omitempty"`       // default none
 	Input       []byte            `json:"-"`                     // for StdinBytes
 	TimeoutSecs int64             `json:"timeout_secs,omitempty"`
@@ -215,4 +217,18 @@ type DialRequest struct {
 // GrowRequest asks to grow the root file system to its disk.
 type GrowRequest struct {
 	MinBytes int64 `json:"min_bytes,omitempty"` // wait until the guest sees a disk of at least this size
+}
+
+// UnpackRequest writes an archive's entries below a folder.
+type UnpackRequest struct {
+	Path string `json:"path"` // absolute; what the entry "." stands for, the others are below it
+	// Into is the name of the only file of the archive, which is the entry ".": where Path is a folder, the file goes into it
+	// under this name.
+	Into  string `json:"into,omitempty"`
+	Owner string `json:"owner,omitempty"` // user[:group], names or numbers; "" as in the archive
+}
+
+// PackRequest asks for an archive of files.
+type PackRequest struct {
+	Paths []string `json:"paths"` // absolute; * ? and [ ] match within one part
 }

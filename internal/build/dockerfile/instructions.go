@@ -44,7 +44,7 @@ func (i *Instruction) takeFlags(rest string) (string, error) {
 		rest = strings.TrimLeft(rest[len(word):], " \t")
 		name, value, has := strings.Cut(word[2:], "=")
 		if !slices.Contains(flags[i.Name], name) {
-			return "", errorf(i.Line, "%s has no flag --%s here%s", i.Name, name, flagAdvice(i.Name, name))
+			return "", errorf(i.Line, "%s has no flag --%s here%s", i.Name, name, flagAdvice(i.Name))
 		}
 		if !has {
 			value = "true"
@@ -57,7 +57,7 @@ func (i *Instruction) takeFlags(rest string) (string, error) {
 	return rest, nil
 }
 
-func flagAdvice(instruction, flag string) string {
+func flagAdvice(instruction string) string {
 	switch {
 	case instruction == Run:
 		return ": steps run in a whole machine, with its network and disk; leave it out, or build a rootfs image, whose builder knows it"

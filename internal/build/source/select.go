@@ -208,7 +208,7 @@ func (s Selection) Hash() [sha256.Size]byte {
 
 func text(h hash.Hash, s string) {
 	number(h, int64(len(s)))
-	io.WriteString(h, s)
+	h.Write([]byte(s))
 }
 
 func number(h hash.Hash, n int64) { _ = binary.Write(h, binary.BigEndian, n) }

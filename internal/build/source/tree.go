@@ -176,7 +176,7 @@ func (t *Tree) add(h *tar.Header, content io.Reader) error {
 	}
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeGNUSparse, '\x00':
-		if err := t.keep(n, h.Name, content); err != nil {
+		if err := t.keep(n, content); err != nil {
 			return err
 		}
 	case tar.TypeDir:
@@ -218,7 +218,7 @@ func xattrsOf(h *tar.Header) map[string]string {
 }
 
 // keep copies a file's content to the spool.
-func (t *Tree) keep(n *node, name string, content io.Reader) error {
+func (t *Tree) keep(n *node, content io.Reader) error {
 	n.offset = t.bytes
 	hash := sha256.New()
 	written, err := io.Copy(io.MultiWriter(io.NewOffsetWriter(t.spool, n.offset), hash), io.LimitReader(content, t.limits.Bytes-t.bytes+1))
