@@ -158,16 +158,23 @@ func (e environment) add(vars map[string]string) {
 	}
 }
 
-// login is the environment of a fresh login: defaults, then /etc/environment, then what a line of that file cannot hold.
+// login is the environment of a fresh login: defaults, what the image has in /etc/environment, what its Dockerfile says, our
+// own part of that file, and what a line of it cannot hold; the later ones win.
 func (s *Server) login(a account) environment {
 	env := environment{
 		"HOME": a.home, "USER": a.name, "LOGNAME": a.name, "SHELL": a.shell, "PATH": defaultPath,
 	}
 	data, err := os.ReadFile(filepath.Join(s.config.Root, environmentFile))
 	if err == nil {
-		env.add(parseEnvironment(string(data)))
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		s.log.Warn("cannot read the environment file", "file", environmentFile, "error", err)
+		own, ours := splitEnvironment(string(data))
+		env.add(parseEnvironment(own))
+		env.add(s.identity.process().Env)
+		env.add(parseEnvironment(ours))
+	} else {
+		env.add(s.identity.process().Env)
+		if !errors.Is(err, fs.ErrNotExist) {
+			s.log.Warn("cannot read the environment file", "file", environmentFile, "error", err)
+		}
 	}
 	env.add(s.identity.multiline())
 	return env
@@ -199,23 +206,29 @@ func parseEnvironment(text string) map[string]string {
 	return vars
 }
 
+// splitEnvironment separates our part of the file's text from the rest.
+func splitEnvironment(text string) (own, ours string) {
+	var parts [2]strings.Builder
+	inside := 0
+	for line := range strings.Lines(text) {
+		switch strings.TrimSpace(line) {
+		case blockBegin:
+			inside = 1
+			continue
+		case blockEnd:
+			inside = 0
+			continue
+		}
+		parts[inside].WriteString(strings.TrimSuffix(line, "\n") + "\n")
+	}
+	return parts[0].String(), parts[1].String()
+}
+
 // renderEnvironment replaces our part of the file's text by vars; everything else stays.
 func renderEnvironment(old string, vars map[string]string) string {
 	var b strings.Builder
-	inside := false
-	for line := range strings.Lines(old) {
-		switch strings.TrimSpace(line) {
-		case blockBegin:
-			inside = true
-			continue
-		case blockEnd:
-			inside = false
-			continue
-		}
-		if !inside {
-			b.WriteString(strings.TrimSuffix(line, "\n") + "\n")
-		}
-	}
+	own, _ := splitEnvironment(old)
+	b.WriteString(own)
 	if len(vars) == 0 {
 		return b.String()
 	}

@@ -90,6 +90,13 @@ func (i *identity) current() (vmID string, generation int64) {
 	return i.id.VMID, i.generation
 }
 
+// process says how commands are run that do not say it themselves.
+func (i *identity) process() guest.Process {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	return i.id.Process
+}
+
 // multiline gives the variables that /etc/environment cannot hold.
 func (i *identity) multiline() map[string]string {
 	i.mu.RLock()
@@ -130,6 +137,9 @@ func checkIdentity(id guest.Identity) error {
 		if !validName(k) {
 			return fault.Invalidf("environment variable %q: a name is letters, digits and '_', and does not start with a digit", k)
 		}
+	}
+	if err := checkVars(id.Process.Env); err != nil {
+		return err
 	}
 	return checkVars(id.Env)
 }

@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -32,7 +34,9 @@ func refuse(code int, format string, args ...any) *refusal {
 
 // prepare turns a request into something to start.
 func (s *Server) prepare(req guest.ExecRequest) (launch, *refusal) {
-	acc, supplementary, err := lookupUser(s.config.Root, req.User)
+	image := s.identity.process()
+	user := cmp.Or(req.User, image.User)
+	acc, supplementary, err := lookupUser(s.config.Root, user)
 	if err != nil {
 		return launch{}, refuse(exitCannotRun, "vers: %s\n", err)
 	}
@@ -45,8 +49,14 @@ func (s *Server) prepare(req guest.ExecRequest) (launch, *refusal) {
 		argv: req.Command, dir: req.WorkingDir, tty: req.TTY,
 		stdin: req.Stdin == guest.StdinBytes || req.Stdin == guest.StdinStream,
 	}
-	if req.User != "" && (acc.uid != 0 || acc.gid != 0) {
+	if user != "" && (acc.uid != 0 || acc.gid != 0) {
 		l.cred = &syscall.Credential{Uid: acc.uid, Gid: acc.gid, Groups: supplementary}
+	}
+	if l.dir == "" && image.WorkingDir != "" {
+		l.dir = path.Join("/", image.WorkingDir)
+		if !isDir(l.dir) {
+			l.dir = ""
+		}
 	}
 	if l.dir == "" {
 		l.dir = acc.home

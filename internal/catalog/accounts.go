@@ -43,8 +43,8 @@ func (r *records) NextGID(ctx context.Context, first int) (int, error) {
 	return max(first, int(highest)+1), err
 }
 
-// DeleteOrganisation frees an organisation's name, revokes its keys and marks its commits, templates too, as deleted. The
-// caller has made sure that nothing else is left of it.
+// DeleteOrganisation frees an organisation's name, revokes its keys, removes its images and marks its commits, templates
+// too, as deleted. The caller has made sure that nothing else is left of it.
 func (r *records) DeleteOrganisation(ctx context.Context, id string, at time.Time) error {
 	_, err := r.write.ExecContext(ctx, `UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE org_id = ?`, timeText(at), id)
 	if err != nil {
@@ -54,6 +54,8 @@ func (r *records) DeleteOrganisation(ctx context.Context, id string, at time.Tim
 		`UPDATE commits SET deleted = 1 WHERE org_id = ?`,
 		`DELETE FROM memberships WHERE org_id = ?`,
 		`DELETE FROM env_vars WHERE org_id = ?`,
+		`DELETE FROM images WHERE org_id = ?`,
+		`DELETE FROM image_jobs WHERE org_id = ?`,
 	} {
 		if _, err := r.write.ExecContext(ctx, statement, id); err != nil {
 			return translate(err, "organisation "+id)

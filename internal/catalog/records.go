@@ -27,13 +27,17 @@ type VM struct {
 	SSHHostKey    string          // OpenSSH private host key
 }
 
-// VMConfig holds what the user asked for. Sizes in MiB.
+// VMConfig holds what the user asked for, and what the image says. Sizes in MiB. Commits carry it, so that VMs made of
+// them are run like the first one.
 type VMConfig struct {
-	MemSizeMiB int64  `json:"mem_size_mib"`
-	VCPUCount  int64  `json:"vcpu_count"`
-	FSSizeMiB  int64  `json:"fs_size_mib"`
-	ImageName  string `json:"image_name"`
-	KernelName string `json:"kernel_name"`
+	MemSizeMiB int64        `json:"mem_size_mib"`
+	VCPUCount  int64        `json:"vcpu_count"`
+	FSSizeMiB  int64        `json:"fs_size_mib"`
+	ImageName  string       `json:"image_name"`
+	KernelName string       `json:"kernel_name"`
+	Image      *ImageConfig `json:"image,omitempty"`      // nil: it says nothing
+	MainExec   string       `json:"main_exec,omitempty"`  // id of the command that is the image's own process; "" it was not started
+	StartMain  bool         `json:"start_main,omitempty"` // to be started when the VM has booted
 }
 
 // Commit is one row of the table commits.
@@ -87,7 +91,7 @@ type Quotas struct {
 	VMs        *int64
 	VCPUs      *int64
 	MemoryMiB  *int64
-	StorageMiB *int64 // of commits
+	StorageMiB *int64 // of commits and images
 }
 
 // Unlimited is a quota that bounds nothing.
@@ -165,15 +169,56 @@ type TagEvent struct {
 
 // Image is one row of the table images.
 type Image struct {
-	ID         string
-	OrgID      string // "" everybody's
-	Name       string
-	File       string
-	Digest     string
-	SizeMiB    int64
-	SourceType string
-	Config     json.RawMessage
-	CreatedAt  time.Time
+	ID          string
+	OrgID       string // "" everybody's
+	OwnerID     string // key that made it; "" the server itself
+	Name        string
+	Description *string
+	File        string
+	Digest      string
+	SizeMiB     int64
+	SourceType  string          // dockerfile, docker, upload; debian: made by the server
+	Source      string          // the Dockerfile's path, the image's reference
+	Config      json.RawMessage // ImageConfig
+	CreatedAt   time.Time
+}
+
+// ImageConfig is what an image says about how it is run, as in the OCI image specification.
+type ImageConfig struct {
+	Env          []string          `json:"env,omitempty"` // KEY=VALUE
+	WorkingDir   string            `json:"working_dir,omitempty"`
+	User         string            `json:"user,omitempty"` // user[:group], names or numbers
+	Entrypoint   []string          `json:"entrypoint,omitempty"`
+	Cmd          []string          `json:"cmd,omitempty"`
+	ExposedPorts []string          `json:"exposed_ports,omitempty"` // 8080/tcp
+	Labels       map[string]string `json:"labels,omitempty"`
+}
+
+// ImageFile is one row of the table image_files.
+type ImageFile struct {
+	Name        string
+	OrgID       string
+	StoredBytes int64 // on disk
+	CreatedAt   time.Time
+}
+
+// States of an ImageJob.
+const (
+	ImagePending  = "pending"
+	ImageBuilding = "building"
+	ImageReady    = "ready"
+	ImageFailed   = "failed"
+)
+
+// ImageJob is one row of the table image_jobs.
+type ImageJob struct {
+	ID        string
+	OrgID     string
+	Name      string
+	State     string
+	Reason    string // why it failed
+	CreatedAt time.Time
+	EndedAt   *time.Time
 }
 
 // Answer is one row of the table idempotency: the first answer to a request, to be repeated.

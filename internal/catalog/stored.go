@@ -27,13 +27,14 @@ func (r *records) SetStoredBytes(ctx context.Context, u Unmeasured, bytes int64)
 	return translate(err, "size of "+u.ID)
 }
 
-// StoredBytes sums what the commits of an organisation ("" of all) take on disk: deleted ones too while others stand on
-// them, templates and what else is internal not.
+// StoredBytes sums what the commits and images of an organisation ("" of all) take on disk: deleted ones too while others
+// stand on them, templates and what else is internal not.
 func (r *records) StoredBytes(ctx context.Context, orgID string) (int64, error) {
 	return count(ctx, r.read, `SELECT
 		(SELECT coalesce(sum(stored_bytes), 0) FROM commits WHERE template_key IS NULL AND (?1 = '' OR org_id = ?1)) +
 		(SELECT coalesce(sum(stored_bytes), 0) FROM layers WHERE frozen = 1 AND (?1 = '' OR org_id = ?1)
-			AND layer_id NOT IN (SELECT layer_id FROM commits WHERE template_key IS NOT NULL AND layer_id IS NOT NULL))`, orgID)
+			AND layer_id NOT IN (SELECT layer_id FROM commits WHERE template_key IS NOT NULL AND layer_id IS NOT NULL)) +
+		(SELECT coalesce(sum(stored_bytes), 0) FROM image_files WHERE (?1 = '' OR org_id = ?1))`, orgID)
 }
 
 // Totals counts what the server holds.

@@ -13,10 +13,11 @@ import (
 	"vers/internal/disk"
 )
 
-// Collect removes what nothing needs any more. It is the only one that deletes commits, layers and flat files.
+// Collect removes what nothing needs any more. It is the only one that deletes commits, layers, flat files and the image
+// files of organisations.
 //
-// Roots are commits that their owner has not deleted, VMs, and leases; imports (import.go) only as long as they were used
-// lately. A commit keeps its memory base and its disk layers; a VM keeps its memory base and its layers. Flat files beyond
+// Roots are commits that their owner has not deleted, VMs, images and leases; imports (import.go) only as long as they were
+// used lately, templates only as long as an image names the file they were booted from. A commit keeps its memory base and its disk layers; a VM keeps its memory base and its layers. Flat files beyond
 // the budget go by recency, never those of VMs.
 // While somebody holds files that the catalogue does not name yet, it does nothing and returns false: try again later.
 func (s *Store) Collect(ctx context.Context) (done bool, err error) {
@@ -32,6 +33,9 @@ func (s *Store) Collect(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	if err := s.sweepLayers(ctx, live); err != nil {
+		return false, err
+	}
+	if err := s.sweepImages(ctx); err != nil {
 		return false, err
 	}
 	return true, s.trimFlats(ctx, live)
@@ -64,15 +68,19 @@ func (s *Store) mark(ctx context.Context) (live liveSet, err error) {
 	if err != nil {
 		return live, err
 	}
+	named, err := s.imageFiles(ctx)
+	if err != nil {
+		return live, err
+	}
 	live = liveSet{commits: map[string]bool{}, mapped: map[string]bool{}, layers: map[string]bool{},
 		deadCommits: map[string]string{}, deadLayers: map[string]string{}}
 	commitByID := make(map[string]catalog.Commit, len(commits))
 	for _, c := range commits {
 		commitByID[c.ID] = c
 	}
-	parents := make(map[string]string, len(layers))
+	parents, images := make(map[string]string, len(layers)), make(map[string]string, len(layers))
 	for _, l := range layers {
-		parents[l.ID] = l.ParentID
+		parents[l.ID], images[l.ID] = l.ParentID, l.ImageFile
 	}
 	keepLayers := func(id string) {
 		for ; id != "" && !live.layers[id]; id = parents[id] {
@@ -92,6 +100,9 @@ func (s *Store) mark(ctx context.Context) (live liveSet, err error) {
 	}
 	for _, c := range commits {
 		stale := isImport(c) && s.now().Sub(c.CreatedAt) > importKept && s.now().Sub(used[c.ID]) > importKept
+		if file := images[c.LayerID]; isTemplate(c) && collectable(file) && !named[file] {
+			stale = true // no VM will be run from it again
+		}
 		if !c.Deleted && !stale || s.leased(c.ID) {
 			keepCommit(c.ID)
 		}

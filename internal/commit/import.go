@@ -31,6 +31,8 @@ func ImportKey(orgID, commitID string) string { return importPrefix + orgID + ":
 
 func isImport(c catalog.Commit) bool { return strings.HasPrefix(c.TemplateKey, importPrefix) }
 
+func isTemplate(c catalog.Commit) bool { return c.TemplateKey != "" && !isImport(c) }
+
 // Import gives the organisation's import of a commit, which it makes if there is none. The caller holds off Collect
 // (Hold) until something stands on the import, and asks for one import of a key at a time. On error nothing is left.
 func (s *Store) Import(ctx context.Context, org catalog.Organisation, sourceID string) (catalog.Commit, error) {

@@ -119,8 +119,12 @@ func (l *library) Resolve(ctx context.Context, orgID, imageName, kernelName stri
 	if err != nil {
 		return machine.Boot{}, fmt.Errorf("rootfs image '%s': %w", imageName, err)
 	}
+	config, err := img.ParseConfig()
+	if err != nil {
+		return machine.Boot{}, err
+	}
 	return machine.Boot{
-		ImageFile: img.File, ImageDigest: img.Digest, ImageBytes: info.Size(),
+		ImageFile: img.File, ImageDigest: img.Digest, ImageBytes: info.Size(), ImageConfig: config,
 		Kernel: commit.FileDigest{Name: kernel.Vmlinuz, BLAKE3: kernel.Digest},
 		Initrd: initrd,
 	}, nil

@@ -107,6 +107,14 @@ type Identity struct {
 	SSHHostKey     string            `json:"ssh_host_key"`              // OpenSSH PEM, unencrypted
 	Reason         string            `json:"reason"`
 	Nonce          string            `json:"nonce"` // chosen by the caller, echoed
+	Process        Process           `json:"process,omitzero"`
+}
+
+// Process is how commands are run that do not say it themselves: what the VM's image says.
+type Process struct {
+	Env        map[string]string `json:"env,omitempty"`         // beats what the image has in /etc/environment, not Identity.Env
+	WorkingDir string            `json:"working_dir,omitempty"` // of commands, not of logins; the user's home if it is gone
+	User       string            `json:"user,omitempty"`        // of commands: user[:group], names or numbers
 }
 
 // Confirmation is sent only after every step of a Renew has succeeded.
@@ -138,8 +146,8 @@ type ExecRequest struct {
 	ID          string            `json:"id"`      // UUID; empty: chosen by the client
 	Command     []string          `json:"command"` // argv, looked up in PATH
 	Env         map[string]string `json:"env,omitempty"`
-	WorkingDir  string            `json:"working_dir,omitempty"` // default: home of the user
-	User        string            `json:"user,omitempty"`        // user[:group], names or numbers; default root
+	WorkingDir  string            `json:"working_dir,omitempty"` // default: the image's, else home of the user
+	User        string            `json:"user,omitempty"`        // user[:group], names or numbers; default the image's, else root
 	Stdin       StdinMode         `json:"stdin,omitempty"`       // default none
 	Input       []byte            `json:"-"`                     // for StdinBytes
 	TimeoutSecs int64             `json:"timeout_secs,omitempty"`

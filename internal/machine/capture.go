@@ -96,6 +96,7 @@ func (m *Manager) switched(ctx context.Context, v *vm, spec Spec, overlay string
 
 // describe makes the record of a commit of VM r as it was before the capture.
 func (m *Manager) describe(r VM, spec Spec, commitID string) (commit.Record, error) {
+	r.Config.StartMain = false // whoever is made of this has the command already, or is asked whether he wants it
 	config, err := json.Marshal(r.Config)
 	if err != nil {
 		return commit.Record{}, err

@@ -214,7 +214,7 @@ func (m *Manager) cloneOne(ctx context.Context, c Caller, p clone, spec Spec, id
 	if err := m.renew(ctx, v, p.reason, p.env); err != nil {
 		return nil, err
 	}
-	return v, nil
+	return v, m.startMain(ctx, v)
 }
 
 // show hands clones out, all or none: their identities are confirmed, their owner may see them.

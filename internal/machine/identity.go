@@ -45,6 +45,7 @@ func (m *Manager) renew(ctx context.Context, v *vm, reason string, extra map[str
 		VMID: r.ID, Hostname: "vers-" + r.ID[:8], MachineID: machineID(), Entropy: randomBytes(256),
 		Env: env, AuthorizedKeys: []string{string(ssh.MarshalAuthorizedKey(login.PublicKey()))},
 		SSHHostKey: r.SSHHostKey, Reason: reason, Nonce: hex.EncodeToString(randomBytes(16)),
+		Process: processOf(r.Config.Image),
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.ReadyLimit)
 	defer cancel()

@@ -35,7 +35,8 @@ type Boot struct {
 	ImageFile   string // file below <data>/images
 	ImageDigest string
 	ImageBytes  int64
-	Kernel      commit.FileDigest // Name is the path
+	ImageConfig *catalog.ImageConfig // how it is run; nil: it does not say
+	Kernel      commit.FileDigest    // Name is the path
 	Initrd      commit.FileDigest
 }
 
@@ -132,6 +133,9 @@ func (m *Manager) Close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// CollectSoon asks for a garbage collection when there is time, for whoever makes files useless.
+func (m *Manager) CollectSoon() { m.collectSoon() }
 
 // collectSoon asks for a garbage collection when there is time.
 func (m *Manager) collectSoon() {

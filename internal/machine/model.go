@@ -32,6 +32,7 @@ type RunRequest struct {
 	Labels   map[string]string
 	Env      map[string]string // extra variables for /etc/environment
 	WaitBoot bool              // return only when commands can run
+	Start    bool              // start the image's own command when the VM has booted
 	Cold     bool              // really boot, do not use a template
 }
 

@@ -176,7 +176,7 @@ func (s *storage) grow(ctx context.Context, bytes int64) error {
 	defer l.mu.Unlock()
 	used := stored + l.pending[s.orgID]
 	if q.StorageMiB != nil && used+bytes > *q.StorageMiB<<20 {
-		return overQuota("stored commits", mebibytes(*q.StorageMiB), mebibytes(up(used)), mebibytes(max(up(bytes), 1)), "delete commits")
+		return overQuota("stored commits and images", mebibytes(*q.StorageMiB), mebibytes(up(used)), mebibytes(max(up(bytes), 1)), "delete commits or images")
 	}
 	l.pending[s.orgID] += bytes
 	s.bytes += bytes
@@ -185,6 +185,12 @@ func (s *storage) grow(ctx context.Context, bytes int64) error {
 
 // up rounds bytes up to MiB.
 func up(bytes int64) int64 { return (bytes + 1<<20 - 1) >> 20 }
+
+// ReserveStorage holds a part of an organisation's quota of stored bytes for what is not a commit, until release is called.
+func (m *Manager) ReserveStorage(ctx context.Context, orgID string, bytes int64) (release func(), err error) {
+	s := &storage{m: m, orgID: orgID}
+	return s.release, s.grow(ctx, bytes)
+}
 
 // release gives back what is held: the commit's files count by themselves now, or there are none.
 func (s *storage) release() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,9 +24,18 @@ func (m *Manager) Run(ctx context.Context, c Caller, req RunRequest) (VM, error)
 	if err != nil {
 		return VM{}, err
 	}
+	// An image that is replaced or deleted from now on keeps its file until the VM's disk names it.
+	hold := sync.OnceFunc(m.Commits.Hold())
+	defer hold()
 	boot, err := m.Images.Resolve(ctx, c.OrgID, config.ImageName, config.KernelName)
 	if err != nil {
 		return VM{}, err
+	}
+	if req.Config.FSSizeMiB == 0 { // nobody asked for a size that the image has outgrown
+		config.FSSizeMiB = max(config.FSSizeMiB, (boot.ImageBytes+1<<20-1)>>20)
+	}
+	if config.Image, config.StartMain = boot.ImageConfig, req.Start; req.Start && len(mainCommand(config.Image)) == 0 {
+		return VM{}, fault.Invalidf("rootfs image '%s' names no command to start: its Dockerfile has neither ENTRYPOINT nor CMD", config.ImageName)
 	}
 	if config.FSSizeMiB<<20 < boot.ImageBytes {
 		return VM{}, fault.Invalidf("Invalid filesystem size: %d MiB is smaller than rootfs image '%s' (%d MiB)", config.FSSizeMiB, config.ImageName, boot.ImageBytes>>20)
@@ -40,6 +50,7 @@ func (m *Manager) Run(ctx context.Context, c Caller, req RunRequest) (VM, error)
 		first.templateKey, first.settled = key, settled
 	}
 	v, err := m.addBooting(ctx, c, config, boot, req)
+	hold()
 	if err != nil {
 		first.settled()
 		return VM{}, err
@@ -177,6 +188,9 @@ func (m *Manager) boot(ctx context.Context, v *vm, first firstBoot) {
 // handOut gives a VM that has booted its identity and shows it as running.
 func (m *Manager) handOut(ctx context.Context, v *vm) error {
 	if err := m.renew(ctx, v, "run", v.snapshot().BootEnv); err != nil {
+		return err
+	}
+	if err := m.startMain(ctx, v); err != nil {
 		return err
 	}
 	return m.update(ctx, v, func(r *VM) { r.State, r.BootEnv = string(StateRunning), nil })

@@ -63,14 +63,23 @@ func (i *Images) Add(ctx context.Context, want Image) error {
 	if want.Ends {
 		write = testguest.WriteEnding
 	}
-	if err := write(path); err != nil {
+	// The file gets its name when it is named in the catalogue: until then it would be collected.
+	temp := filepath.Join(filepath.Dir(path), ".new-"+record.File)
+	if err := write(temp); err != nil {
 		return err
 	}
-	if err := os.Truncate(path, record.SizeMiB<<20); err != nil {
+	if err := os.Truncate(temp, record.SizeMiB<<20); err != nil {
 		return err
 	}
-	known, err := i.catalog.Image(ctx, want.OrgID, want.Name)
-	if err == nil && known.OrgID == want.OrgID {
+	if err := i.record(ctx, record); err != nil {
+		return err
+	}
+	return os.Rename(temp, path)
+}
+
+func (i *Images) record(ctx context.Context, record catalog.Image) error {
+	known, err := i.catalog.Image(ctx, record.OrgID, record.Name)
+	if err == nil && known.OrgID == record.OrgID {
 		record.ID = known.ID
 		return i.catalog.UpdateImage(ctx, record)
 	}
@@ -108,8 +117,12 @@ func (i *Images) Resolve(ctx context.Context, orgID, imageName, kernelName strin
 	if err != nil {
 		return machine.Boot{}, fmt.Errorf("rootfs image '%s': %w", imageName, err)
 	}
+	config, err := img.ParseConfig()
+	if err != nil {
+		return machine.Boot{}, err
+	}
 	return machine.Boot{
-		ImageFile: img.File, ImageDigest: img.Digest, ImageBytes: info.Size(),
+		ImageFile: img.File, ImageDigest: img.Digest, ImageBytes: info.Size(), ImageConfig: config,
 		Kernel: commit.FileDigest{Name: kernel.Vmlinuz, BLAKE3: kernel.Digest},
 		Initrd: commit.FileDigest{Name: filepath.Join(i.dataDir, "initrd", "fake.img"), BLAKE3: "fake"},
 	}, nil

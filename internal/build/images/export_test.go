@@ -1,0 +1,11 @@
+package images
+
+import (
+	"context"
+	"io"
+)
+
+// Unpack is what Build does with a folder.
+func (s *Service) Unpack(ctx context.Context, archive io.Reader, dir string) error {
+	return s.unpack(ctx, archive, dir)
+}

@@ -1,0 +1,177 @@
+package images
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"vers/internal/fault"
+)
+
+// unpack writes the folder of a build into dir as its archive comes. Names are resolved below dir whatever they and the
+// links in the archive say (os.Root); owners are ours, as in every folder that is built; the archive is read to its end.
+// It needs no more memory for a large archive than for a small one.
+func (s *Service) unpack(ctx context.Context, archive io.Reader, dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	raw := reading{ctx, archive}
+	plain, err := decompressed(raw)
+	if err != nil {
+		return badArchive(ctx, err)
+	}
+	u := unpacker{root: root, bytes: s.Context.Bytes, entries: s.Context.Entries, tooMuch: s.tooMuch, folders: map[string]folder{}}
+	for tape := tar.NewReader(plain); ; {
+		entry, err := tape.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return badArchive(ctx, err)
+		}
+		if err := u.entry(entry, tape); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return fmt.Errorf("unpack %.200q: %w", entry.Name, badArchive(ctx, err))
+		}
+	}
+	// What pads the archive: a client that is still sending must not find the door closed.
+	if _, err := io.Copy(io.Discard, io.LimitReader(plain, 1<<20)); err != nil {
+		return badArchive(ctx, err)
+	}
+	return u.finish()
+}
+
+type unpacker struct {
+	root           *os.Root
+	bytes, entries int64 // left
+	tooMuch        func() error
+	folders        map[string]folder // to be given their modes and times when nothing is put into them any more
+}
+
+type folder struct {
+	mode fs.FileMode
+	at   time.Time
+}
+
+// foldersKept bounds the memory for folders. Those beyond it may be written to by their owner and have the time of their
+// unpacking.
+const foldersKept = 50_000
+
+// finish gives folders their modes and times, the deepest first.
+func (u *unpacker) finish() error {
+	names := slices.Sorted(maps.Keys(u.folders))
+	slices.Reverse(names)
+	for _, name := range names {
+		f := u.folders[name]
+		if os.Geteuid() != 0 {
+			f.mode |= 0o700 // or we could not remove it
+		}
+		if err := errors.Join(u.root.Chtimes(name, f.at, f.at), u.root.Chmod(name, f.mode)); err != nil {
+			return outside(err)
+		}
+	}
+	return nil
+}
+
+func (u *unpacker) entry(e *tar.Header, data io.Reader) error {
+	if u.entries--; u.entries < 0 {
+		return fault.Exhaustedf("what was uploaded has too many files")
+	}
+	name := path.Clean("/" + e.Name)[1:]
+	if name == "" {
+		return nil // the folder itself
+	}
+	if err := u.root.MkdirAll(path.Dir(name), 0o755); err != nil {
+		return outside(err)
+	}
+	mode := e.FileInfo().Mode() & (fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
+	switch e.Typeflag {
+	case tar.TypeDir:
+		if err := u.root.Mkdir(name, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return outside(err)
+		}
+		if _, known := u.folders[name]; known || len(u.folders) < foldersKept {
+			u.folders[name] = folder{mode, e.ModTime}
+			return nil
+		}
+		return outside(u.root.Chmod(name, mode|0o700))
+	case tar.TypeReg:
+		if e.Size > u.bytes {
+			return u.tooMuch()
+		}
+		u.bytes -= e.Size
+		return u.file(name, mode, e.ModTime, data)
+	case tar.TypeSymlink:
+		if err := u.clear(name); err != nil {
+			return err
+		}
+		return outside(u.root.Symlink(e.Linkname, name))
+	case tar.TypeLink:
+		if err := u.clear(name); err != nil {
+			return err
+		}
+		return outside(u.root.Link(path.Clean("/" + e.Linkname)[1:], name))
+	case tar.TypeXGlobalHeader:
+		return nil
+	}
+	return fault.Invalidf("it is neither a file, a folder nor a link: nothing else can be built from")
+}
+
+// clear removes what an earlier entry left under a name; a folder with something in it stays and is an error.
+func (u *unpacker) clear(name string) error {
+	if err := u.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return outside(err)
+	}
+	return nil
+}
+
+func (u *unpacker) file(name string, mode fs.FileMode, at time.Time, data io.Reader) error {
+	if err := u.clear(name); err != nil {
+		return err
+	}
+	f, err := u.root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return outside(err)
+	}
+	if _, err := io.Copy(f, data); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if err := errors.Join(f.Chmod(mode), f.Close()); err != nil {
+		return err
+	}
+	return u.root.Chtimes(name, at, at)
+}
+
+// contradictions are what names and links of an archive do to each other, and what no file system takes.
+var contradictions = []error{fs.ErrExist, fs.ErrNotExist, syscall.ENOTDIR, syscall.EISDIR, syscall.ENOTEMPTY, syscall.ELOOP,
+	syscall.ENAMETOOLONG, syscall.EINVAL, syscall.EPERM, syscall.EXDEV}
+
+// outside makes what is wrong with an entry the fault of its sender.
+func outside(err error) error {
+	if err == nil {
+		return nil
+	}
+	if strings.HasSuffix(err.Error(), "path escapes from parent") { // os.Root has no name for it
+		return fault.Invalidf("it leads out of the folder")
+	}
+	for _, c := range contradictions {
+		if errors.Is(err, c) {
+			return fault.Invalidf("the archive contradicts itself: %w", err)
+		}
+	}
+	return err
+}
