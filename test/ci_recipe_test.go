@@ -3,6 +3,7 @@ package test
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -32,26 +33,29 @@ echo "$1" > source.txt
 git commit -qam "$1" && git push -q origin main
 rm -rf /tmp/dev`
 
-// TestCIRecipe runs the whole guide: seed, two merges, the team's line, rollback.
+// TestCIRecipe runs docs/ci.md: the first machine, two merges, the team's lines, the call of the API, the way back.
 func TestCIRecipe(t *testing.T) {
 	u := newUser(t, shared)
+	u.onHTTP()
 	t.Cleanup(func() { u.try("vers repo delete my-app") })
-	update, err := filepath.Abs("testdata/ci_update.sh")
-	if err != nil {
-		t.Fatal(err)
+	data, err := os.ReadFile("../docs/ci.md")
+	must(t, err)
+	block := func(heading, language string) string {
+		_, section, ok := strings.Cut(string(data), "\n## "+heading)
+		section, _, _ = strings.Cut(section, "\n## ")
+		var script strings.Builder
+		for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllStringSubmatch(section, -1) {
+			script.WriteString(m[1])
+		}
+		if !ok || script.Len() == 0 {
+			t.Fatalf("docs/ci.md has no %s below %q", language, heading)
+		}
+		return "set -euo pipefail\n" + script.String()
 	}
 	must(t, os.WriteFile(filepath.Join(u.dir, "seed.sh"), []byte(seedApp), 0o600))
 	must(t, os.WriteFile(filepath.Join(u.dir, "merge.sh"), []byte(mergeToMain), 0o600))
-
-	// Step 1 of the guide.
-	u.run(`vers run --vm-alias my-app-seed`)
-	u.run(`vers execute my-app-seed "$(cat seed.sh)"`)
-	seed := u.run(`vers commit my-app-seed --format json | jq -r .commit_id`)
-	u.run(`vers repo create my-app -d "Pre-baked dev VMs for my-app, refreshed per main merge"`)
-	u.run(`vers repo tag create my-app latest ` + seed + ` -d "Seeded 2026-04-20"`)
-	u.run(`vers run-commit ` + seed + ` --vm-alias smoke`)
-	u.run(`vers execute smoke "cd /root/my-app && ./smoke.sh"`)
-	u.run(`vers kill smoke my-app-seed`)
+	must(t, os.WriteFile(filepath.Join(u.dir, "update.sh"), []byte(block("2.", "bash")), 0o600))
+	u.run(block("1.", "sh"))
 
 	// A merge: main moves on in the machine that stands for the team's server, here inside the image itself.
 	merge := func(content string) {
@@ -62,29 +66,23 @@ func TestCIRecipe(t *testing.T) {
 		u.run(`vers kill server`)
 	}
 	merge("two")
-	out := u.run(`GITHUB_SHA=1a2b3c4d5e6f7788 bash ` + update + ` </dev/null`)
+	out := u.run(`GITHUB_SHA=1a2b3c4d5e6f7788 bash update.sh </dev/null`)
 	if !strings.Contains(out, "New commit: ") {
 		t.Errorf("the script does not say the new commit:\n%s", out)
 	}
-
-	// Step 3: the team.
-	u.run(`vers run-commit my-app:latest --ref --vm-alias my-dev`)
+	u.run(block("3.", "sh"))
 	if got := u.run(`vers execute my-dev "cat /root/my-app/built.txt && wc -l < /root/database"`); got != "two\n2" {
 		t.Errorf("the team's machine has %q, want the build of two and two migrations", got)
 	}
 
 	// The second build of the day: the dated tag exists, the script goes on.
 	merge("three")
-	u.run(`GITHUB_SHA=99aabbccddeeff00 bash ` + update + ` </dev/null`)
+	u.run(`GITHUB_SHA=99aabbccddeeff00 bash update.sh </dev/null`)
 	u.run(`vers run-commit my-app:latest --ref --vm-alias my-dev`)
 	if got := u.run(`vers execute my-dev "cat /root/my-app/built.txt"`); got != "three" {
 		t.Errorf("after the second build latest holds %q", got)
 	}
-
-	// Rollback, as printed.
-	u.run(`OLD=$(vers repo tag get my-app build-$(date -u +%Y-%m-%d) --format json | jq -r .commit_id)
-vers repo tag update my-app latest --commit "$OLD" \
--d "Rolled back from 2026-04-20 build due to issue #4713"`)
+	u.run(block("Going back", "sh"))
 	u.run(`vers run-commit my-app:latest --ref --vm-alias my-dev`)
 	if got := u.run(`vers execute my-dev "cat /root/my-app/built.txt"`); got != "two" {
 		t.Errorf("after the rollback latest holds %q, want two", got)

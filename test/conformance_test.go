@@ -1,9 +1,6 @@
 package test
 
 import (
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 
 	"vers/test/conformance"
@@ -13,13 +10,6 @@ import (
 // memory.
 func TestConformance(t *testing.T) {
 	s := newServer(t, "[shell_auth]", `mode = "open"`)
-	address, err := os.ReadFile(filepath.Join(s.data(), "address"))
-	must(t, err)
-	versd := bin + "/versd "
-	configured := " --config " + s.config()
-	key := func(org string) string {
-		return strings.TrimSpace(sh(t, versd+"key create --name conformance --org "+org+configured+" --json | jq -r .api_key"))
-	}
-	sh(t, versd+"org create other"+configured)
-	conformance.Run(t, conformance.Target{URL: "http://" + strings.TrimSpace(string(address)), Key: key("default"), OtherKey: key("other")})
+	sh(t, bin+"/versd org create other --config "+s.config())
+	conformance.Run(t, conformance.Target{URL: s.url(t), Key: s.newKey(t, "default"), OtherKey: s.newKey(t, "other")})
 }

@@ -208,24 +208,46 @@ func newServer(t *testing.T, extraConfig ...string) *server {
 	return s
 }
 
+// url is where the server listens on TCP.
+func (s *server) url(t *testing.T) string {
+	t.Helper()
+	address, err := os.ReadFile(filepath.Join(s.data(), "address"))
+	must(t, err)
+	return "http://" + strings.TrimSpace(string(address))
+}
+
+// newKey makes an API key of an organisation.
+func (s *server) newKey(t *testing.T, organisation string) string {
+	t.Helper()
+	return strings.TrimSpace(sh(t, bin+"/versd key create --name test --org "+organisation+" --config "+s.config()+" --json | jq -r .api_key"))
+}
+
 // user is somebody at a shell: a home and a project folder of their own, pointed at one server.
 type user struct {
 	t      *testing.T
 	server *server
 	home   string
 	dir    string
+	url    string
 	key    string // "": whom the socket stands for
 }
 
 func newUser(t *testing.T, s *server) *user {
 	t.Helper()
-	u := &user{t: t, server: s, home: t.TempDir(), dir: t.TempDir()}
+	u := &user{t: t, server: s, home: t.TempDir(), dir: t.TempDir(), url: "unix://" + s.socket()}
 	t.Cleanup(func() { u.deleteAll() })
 	return u
 }
 
 func (u *user) env() []string {
-	return append(os.Environ(), "HOME="+u.home, "PATH="+bin+":"+os.Getenv("PATH"), "VERS_URL=unix://"+u.server.socket(), "VERS_API_KEY="+u.key, "NO_COLOR=1")
+	return append(os.Environ(), "HOME="+u.home, "PATH="+bin+":"+os.Getenv("PATH"), "VERS_URL="+u.url, "VERS_API_KEY="+u.key, "VERS_TOKEN="+u.key, "NO_COLOR=1")
+}
+
+// onHTTP makes the user one who comes by TCP, with a key of the server's first organisation.
+func (u *user) onHTTP() {
+	u.t.Helper()
+	u.url = u.server.url(u.t)
+	u.key = u.server.newKey(u.t, "default")
 }
 
 // result of a command line.
