@@ -109,6 +109,15 @@ nohup perl /root/serve >/dev/null 2>&1 & echo $! > /dev/shm/pid`)
 	if host := execute("copy", "hostname"); host == execute("agent", "hostname") {
 		t.Errorf("the branch and its source are both called %s", host)
 	}
+	execute("restored", "echo hello > /root/new")
+	use(t, agent, "vers.commit", map[string]any{"target": "restored"}, &commit)
+	var diff struct {
+		Entries []struct{ Path, Change string }
+	}
+	use(t, agent, "vers.diff", map[string]any{"commits": []string{"agents:ready", commit.ID}, "path": "/root"}, &diff)
+	if len(diff.Entries) != 1 || diff.Entries[0].Path != "/root/new" || diff.Entries[0].Change != "added" {
+		t.Errorf("the commits differ in %+v", diff.Entries)
+	}
 	if head := u.run("vers head"); head != restored.VMID {
 		t.Errorf("HEAD is %s", head)
 	}

@@ -5,6 +5,7 @@ import (
 
 	"vers/api"
 	"vers/internal/cli/mcp"
+	"vers/internal/fault"
 )
 
 func (m *agentTools) addCommitTools(s *mcp.Server) {
@@ -41,6 +42,25 @@ func (m *agentTools) addCommitTools(s *mcp.Server) {
 	}, func(ctx context.Context, call *mcp.Call, in commitIDInput) (historyOutput, error) {
 		entries, err := command[[]historyEntry](m, call, func(a *App) error { return a.commitHistory(ctx, in.Commit, asJSON) })
 		return historyOutput{entries}, err
+	})
+	type diffInput struct {
+		Commits []string `json:"commits,omitempty" jsonschema:"two commits to compare, or one, which is compared with the one before it; HEAD's latest commit if left out. Ids, unique beginnings of ids, or repo:tag"`
+		Path    string   `json:"path,omitempty" jsonschema:"only what is at or below this absolute path"`
+		Limit   int      `json:"limit,omitempty" jsonschema:"at most this many entries; 1000 if left out, at most 100000"`
+	}
+	mcp.Add(s, mcp.Tool{
+		Name: "vers.diff", Title: "Compare two commits", PerMinute: 30, ReadOnly: true,
+		Description: "Shows which files were added, changed and removed between two commits, with sizes, from their disks. Nothing is started.",
+	}, func(ctx context.Context, call *mcp.Call, in diffInput) (api.Diff, error) {
+		if len(in.Commits) > 2 {
+			return api.Diff{}, fault.Invalidf("%d commits: two can be compared", len(in.Commits))
+		}
+		if in.Limit == 0 {
+			in.Limit = 1000
+		}
+		return command[api.Diff](m, call, func(a *App) error {
+			return a.diff(ctx, diffOptions{commits: in.Commits, path: in.Path, limit: in.Limit, format: asJSON})
+		})
 	})
 	type deleteInput struct {
 		Commit           string `json:"commit" jsonschema:"id of a commit, unique beginning of one, or repo:tag"`

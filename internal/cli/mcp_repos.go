@@ -123,7 +123,19 @@ func (m *agentTools) addRepoTagTools(s *mcp.Server) {
 			return a.repoTagCreate(ctx, in.Repo, in.Tag, in.Commit, in.Description, asJSON)
 		})
 	})
+	mcp.Add(s, mcp.Tool{
+		Name: "vers.repo.tag.history", Title: "Show what happened to a tag", PerMinute: 60, ReadOnly: true,
+		Description: "Shows who moved a tag when and from which commit to which, newest first, also of a deleted tag.",
+	}, func(ctx context.Context, call *mcp.Call, in tagHistoryInput) (listOutput[api.TagEvent], error) {
+		all, err := command[[]api.TagEvent](m, call, func(a *App) error { return a.repoTagHistory(ctx, in.Repo, in.Tag, asJSON, pageFlags{}) })
+		return pageOf(in.pageInput, all, err)
+	})
 	m.addRepoTagChanges(s)
+}
+
+type tagHistoryInput struct {
+	repoTagInput
+	pageInput
 }
 
 func (m *agentTools) addRepoTagChanges(s *mcp.Server) {
@@ -137,6 +149,19 @@ func (m *agentTools) addRepoTagChanges(s *mcp.Server) {
 	}, func(ctx context.Context, call *mcp.Call, in updateInput) (api.RepoTag, error) {
 		return command[api.RepoTag](m, call, func(a *App) error {
 			return a.repoTagUpdate(ctx, in.Repo, in.Tag, api.RepoTagUpdate(in.update()), asJSON)
+		})
+	})
+	type rollbackInput struct {
+		repoTagInput
+		Entry          *int64 `json:"entry,omitempty" jsonschema:"go back to where this entry of vers.repo.tag.history left it; the commit before the last move if left out"`
+		ExpectedCommit string `json:"expectedCommit,omitempty" jsonschema:"refuse with E_CONFLICT if the tag points at another commit now"`
+	}
+	mcp.Add(s, mcp.Tool{
+		Name: "vers.repo.tag.rollback", Title: "Move a tag back", PerMinute: 30, Destructive: true,
+		Description: "Moves a tag back to the commit it had before its last move; again, and it is the one before that.",
+	}, func(ctx context.Context, call *mcp.Call, in rollbackInput) (api.TagRollbackResult, error) {
+		return command[api.TagRollbackResult](m, call, func(a *App) error {
+			return a.repoTagRollback(ctx, in.Repo, in.Tag, api.TagRollbackRequest{EntryID: in.Entry}, in.ExpectedCommit, asJSON)
 		})
 	})
 	type deleteInput struct {

@@ -190,7 +190,7 @@ func TestAgentTools(t *testing.T) {
 		"vers.status", "vers.run", "vers.execute", "vers.branch", "vers.kill", "vers.tunnel", "vers.tunnel.close", "vers.version",
 		"vers.capabilities", "vers.metrics", "vers.commit", "vers.run_commit", "vers.info", "vers.pause", "vers.resume", "vers.repo.list",
 		"vers.repo.get", "vers.repo.create", "vers.repo.delete", "vers.repo.tag.create", "vers.repo.tag.get", "vers.repo.tag.list",
-		"vers.repo.tag.update", "vers.repo.tag.delete", "vers.tag.list", "vers.env.list", "vers.env.set", "vers.env.delete",
+		"vers.repo.tag.update", "vers.repo.tag.delete", "vers.repo.tag.history", "vers.repo.tag.rollback", "vers.diff", "vers.tag.list", "vers.env.list", "vers.env.set", "vers.env.delete",
 		"vers.rootfs.list", "vers.logs", "vers.file.read", "vers.file.write",
 	} {
 		dots, underscores := tools[name], tools[strings.ReplaceAll(name, ".", "_")]
@@ -308,6 +308,18 @@ func TestAgentKeeps(t *testing.T) {
 		t.Errorf("%+v", moved)
 	}
 	a.fails(mcp.Conflict, "vers.repo.tag.update", toolArguments{"repo": "app", "tag": "v1", "commit": two, "expectedCommit": one})
+	back := call[api.TagRollbackResult](a, "vers.repo.tag.rollback", toolArguments{"repo": "app", "tag": "v1", "expectedCommit": two})
+	if back.CommitID != one || back.FromCommitID != two {
+		t.Errorf("%+v", back)
+	}
+	history := call[listOutput[api.TagEvent]](a, "vers.repo.tag.history", toolArguments{"repo": "app", "tag": "v1", "limit": 2})
+	if history.Total != 3 || len(history.Items) != 2 || history.Items[0].Action != "rollback" {
+		t.Errorf("%+v", history)
+	}
+	call[json.RawMessage](a, "vers.repo.tag.update", toolArguments{"repo": "app", "tag": "v1", "commit": two})
+	a.fails(mcp.Invalid, "vers.diff", toolArguments{"commits": []string{one, two, one}})
+	a.fails(mcp.NotFound, "vers.diff", toolArguments{"commits": []string{one, "app:nothing"}})
+	a.fails(mcp.Conflict, "vers.diff", toolArguments{"commits": []string{one, "app:v1"}}) // the rig's disks have no files; a real VM's have: test/mcp_test.go
 	tags := call[listOutput[json.RawMessage]](a, "vers.repo.tag.list", toolArguments{"repo": "app", "limit": 1})
 	if tags.Total != 1 || len(tags.Items) != 1 {
 		t.Errorf("%+v", tags)
@@ -342,7 +354,7 @@ func TestAgentKeeps(t *testing.T) {
 	if version.Version != "1.2.3-test" || version.ServerVersion == "" {
 		t.Errorf("%+v", version)
 	}
-	if metrics := call[mcp.Metrics](a, "vers.metrics", nil); metrics.Tools["vers.repo.tag.update"].Calls != 2 || metrics.Tools["vers.repo.tag.update"].Errors != 1 {
+	if metrics := call[mcp.Metrics](a, "vers.metrics", nil); metrics.Tools["vers.repo.tag.update"].Calls != 3 || metrics.Tools["vers.repo.tag.update"].Errors != 1 {
 		t.Errorf("%+v", metrics)
 	}
 }
