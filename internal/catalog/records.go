@@ -25,6 +25,7 @@ type VM struct {
 	Spec          json.RawMessage // machine.Spec
 	SSHKey        string          // OpenSSH private key that logs in as root
 	SSHHostKey    string          // OpenSSH private host key
+	BuildID       string          // build that works in it and ends it; "" none
 }
 
 // VMConfig holds what the user asked for, and what the image says. Sizes in MiB. Commits carry it, so that VMs made of

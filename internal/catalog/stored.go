@@ -28,12 +28,18 @@ func (r *records) SetStoredBytes(ctx context.Context, u Unmeasured, bytes int64)
 }
 
 // StoredBytes sums what the commits and images of an organisation ("" of all) take on disk: deleted ones too while others
-// stand on them, templates and what else is internal not.
+// stand on them, templates and what else is internal not. Layers of build steps count where a commit of a user stands on
+// them.
 func (r *records) StoredBytes(ctx context.Context, orgID string) (int64, error) {
 	return count(ctx, r.read, `SELECT
 		(SELECT coalesce(sum(stored_bytes), 0) FROM commits WHERE template_key IS NULL AND (?1 = '' OR org_id = ?1)) +
 		(SELECT coalesce(sum(stored_bytes), 0) FROM layers WHERE frozen = 1 AND (?1 = '' OR org_id = ?1)
-			AND layer_id NOT IN (SELECT layer_id FROM commits WHERE template_key IS NOT NULL AND layer_id IS NOT NULL)) +
+			AND layer_id NOT IN (SELECT layer_id FROM commits WHERE template_key IS NOT NULL AND NOT `+isStep+` AND layer_id IS NOT NULL)
+			AND (layer_id NOT IN (SELECT layer_id FROM commits WHERE `+isStep+` AND layer_id IS NOT NULL)
+				OR layer_id IN (WITH RECURSIVE needed (id) AS (
+					SELECT layer_id FROM commits WHERE template_key IS NULL AND layer_id IS NOT NULL AND (?1 = '' OR org_id = ?1)
+					UNION SELECT parent_id FROM layers JOIN needed ON layer_id = id WHERE parent_id IS NOT NULL)
+					SELECT id FROM needed))) +
 		(SELECT coalesce(sum(stored_bytes), 0) FROM image_files WHERE (?1 = '' OR org_id = ?1))`, orgID)
 }
 

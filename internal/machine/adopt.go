@@ -20,6 +20,7 @@ import (
 // adoptAll brings what the catalogue says and what runs on the host together, after any end of an earlier versd:
 //
 //	creating        was never handed out: removed, whatever is left of it
+//	of a build      the build ended with the earlier versd: removed
 //	booting         its boot goes on, or starts again from the image
 //	running, paused adopted; the vCPUs are put into the recorded state, since a crash may have come in the middle of a pause
 //	dead            stays
@@ -59,12 +60,16 @@ func (m *Manager) adoptAll(ctx context.Context) error {
 
 func (m *Manager) adopt(ctx context.Context, v *vm) error {
 	r := v.record
-	if r.State == string(StateDead) {
+	if r.State == string(StateDead) && r.BuildID == "" {
 		v.markBooted()
 		return nil
 	}
 	m.ledger.note(r.ID, m.booking(r.OrgID, r.Config.VCPUCount, r.Config.MemSizeMiB<<20))
 	err := m.reattach(ctx, v)
+	if r.BuildID != "" {
+		m.Logger.Info("removing the VM of a build that was cut short", "vm", r.ID, "build", r.BuildID)
+		return m.remove(ctx, v)
+	}
 	switch State(r.State) {
 	case StateCreating:
 		m.Logger.Info("removing a half-made VM", "vm", r.ID)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"vers/internal/catalog"
 	"vers/internal/commit"
 	"vers/internal/fault"
 )
@@ -199,7 +200,17 @@ func (m *Manager) Commit(ctx context.Context, c Caller, vmID string, req CommitR
 	if err != nil {
 		return Commit{}, Timing{}, err
 	}
-	t, err := m.captureLive(ctx, v, id, req.KeepPaused)
+	if req.Image != nil {
+		if err := m.update(ctx, v, func(r *VM) { r.Config.Image = req.Image }); err != nil {
+			unlock()
+			return Commit{}, Timing{}, err
+		}
+	}
+	take := m.captureLive
+	if req.Step {
+		take = m.capture
+	}
+	t, err := take(ctx, v, id, req.KeepPaused)
 	unlock()
 	if err != nil {
 		return Commit{}, Timing{}, err
@@ -209,11 +220,15 @@ func (m *Manager) Commit(ctx context.Context, c Caller, vmID string, req CommitR
 	if req.Name == "" {
 		t.record.Commit.Name = "commit-" + id[:8]
 	}
+	t.record.Publish = req.Publish
+	if req.Step {
+		t.record.Commit.TemplateKey = catalog.StepPrefix + id
+	}
 	timing := Timing{Paused: t.capture.Paused}
 	defer t.release()
 	commit, err := t.write(context.WithoutCancel(ctx))
 	timing.Durable = time.Since(began)
-	if err == nil {
+	if err == nil && !req.Step { // many steps are never restored
 		m.settle(commit.ID)
 	}
 	return commit, timing, err

@@ -21,6 +21,7 @@ type clone struct {
 	config      catalog.VMConfig
 	labels      map[string]string
 	env         map[string]string
+	buildID     string
 	deviceState string           // path, if the commit is not written yet
 	memoryBase  string           // commit whose flat file is mapped, if it is not commit's own
 	patch       *memory.Snapshot // pages to put on top of memoryBase
@@ -159,7 +160,7 @@ func (m *Manager) cloneOne(ctx context.Context, c Caller, p clone, spec Spec, id
 	if err != nil {
 		return nil, err
 	}
-	record.MemoryBase = p.memoryBase
+	record.MemoryBase, record.BuildID = p.memoryBase, p.buildID
 	record.ParentCommit, record.GrandparentVM = p.parent.ID, p.parent.ParentVM
 	if record.UID, err = m.takeUID(); err != nil {
 		return nil, err

@@ -34,6 +34,7 @@ type RunRequest struct {
 	WaitBoot bool              // return only when commands can run
 	Start    bool              // start the image's own command when the VM has booted
 	Cold     bool              // really boot, do not use a template
+	BuildID  string            // build that the VM is for: see builder.go
 }
 
 // BranchRequest asks for children of a running VM.
@@ -50,6 +51,10 @@ type CommitRequest struct {
 	Description  *string
 	KeepPaused   bool
 	SkipWaitBoot bool
+
+	Step    bool                 // the outcome of a build's step: internal, never listed, not counted against quotas
+	Image   *catalog.ImageConfig // how VMs made of it are run, from now on; nil: as the VM is
+	Publish Publish              // writes what goes with the commit, in the transaction that makes it visible; may be nil
 }
 
 // VM is a VM as the manager shows it.

@@ -27,18 +27,12 @@ func (m *Manager) Run(ctx context.Context, c Caller, req RunRequest) (VM, error)
 	// An image that is replaced or deleted from now on keeps its file until the VM's disk names it.
 	hold := sync.OnceFunc(m.Commits.Hold())
 	defer hold()
-	boot, err := m.Images.Resolve(ctx, c.OrgID, config.ImageName, config.KernelName)
+	config, boot, err := m.resolve(ctx, c, config, req.Config.FSSizeMiB != 0)
 	if err != nil {
 		return VM{}, err
 	}
-	if req.Config.FSSizeMiB == 0 { // nobody asked for a size that the image has outgrown
-		config.FSSizeMiB = max(config.FSSizeMiB, (boot.ImageBytes+1<<20-1)>>20)
-	}
-	if config.Image, config.StartMain = boot.ImageConfig, req.Start; req.Start && len(mainCommand(config.Image)) == 0 {
+	if config.StartMain = req.Start; req.Start && len(mainCommand(config.Image)) == 0 {
 		return VM{}, fault.Invalidf("rootfs image '%s' names no command to start: its Dockerfile has neither ENTRYPOINT nor CMD", config.ImageName)
-	}
-	if config.FSSizeMiB<<20 < boot.ImageBytes {
-		return VM{}, fault.Invalidf("Invalid filesystem size: %d MiB is smaller than rootfs image '%s' (%d MiB)", config.FSSizeMiB, config.ImageName, boot.ImageBytes>>20)
 	}
 	key := m.templateKey(c.OrgID, config, boot)
 	first := firstBoot{boot: boot, settled: func() {}}
@@ -66,6 +60,23 @@ func (m *Manager) Run(ctx context.Context, c Caller, req RunRequest) (VM, error)
 	}
 	err = v.waitBooted(ctx, false)
 	return v.snapshot(), err
+}
+
+// resolve finds image and kernel of a configuration, and what the image says about itself. sized: somebody asked for the
+// size of the disk.
+func (m *Manager) resolve(ctx context.Context, c Caller, config catalog.VMConfig, sized bool) (catalog.VMConfig, Boot, error) {
+	boot, err := m.Images.Resolve(ctx, c.OrgID, config.ImageName, config.KernelName)
+	if err != nil {
+		return config, boot, err
+	}
+	if !sized { // nobody asked for a size that the image has outgrown
+		config.FSSizeMiB = max(config.FSSizeMiB, (boot.ImageBytes+1<<20-1)>>20)
+	}
+	if config.FSSizeMiB<<20 < boot.ImageBytes {
+		return config, boot, fault.Invalidf("Invalid filesystem size: %d MiB is smaller than rootfs image '%s' (%d MiB)", config.FSSizeMiB, config.ImageName, boot.ImageBytes>>20)
+	}
+	config.Image = boot.ImageConfig
+	return config, boot, nil
 }
 
 // checkConfig fills in defaults and refuses sizes that make no sense or that this host can never give.
@@ -122,7 +133,7 @@ func (m *Manager) addBooting(ctx context.Context, c Caller, config catalog.VMCon
 	if err != nil {
 		return nil, err
 	}
-	record.BootEnv = req.Env
+	record.BootEnv, record.BuildID = req.Env, req.BuildID
 	if err := m.book(ctx, m.booking(c.OrgID, config.VCPUCount, config.MemSizeMiB<<20), record.ID); err != nil {
 		return nil, err
 	}
