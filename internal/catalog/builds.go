@@ -20,7 +20,9 @@ func (r *records) BuildStep(ctx context.Context, orgID, key string, now time.Tim
 	if err != nil {
 		return c, err
 	}
-	_, err = r.write.ExecContext(ctx, `UPDATE build_steps SET used_at = ? WHERE org_id = ? AND key = ?`, timeText(now), orgID, key)
+	// To the minute: what is read often is not written as often.
+	_, err = r.write.ExecContext(ctx, `UPDATE build_steps SET used_at = ? WHERE org_id = ? AND key = ? AND used_at < ?`,
+		timeText(now), orgID, key, timeText(now.Add(-time.Minute)))
 	return c, translate(err, "build step")
 }
 
