@@ -55,8 +55,10 @@ func NewClient(address string, options ...Option) (*Client, error) {
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout: 10 * time.Second,
-		IdleConnTimeout:     90 * time.Second,
-		MaxIdleConnsPerHost: 8,
+		// Uploads ask first whether they are wanted; a server that does not answer that gets them anyway.
+		ExpectContinueTimeout: 5 * time.Second,
+		IdleConnTimeout:       90 * time.Second,
+		MaxIdleConnsPerHost:   8,
 		// HTTP/1.1 only: HTTP/2 cannot upgrade a connection to SSH.
 		TLSNextProto: nil,
 	}
@@ -147,9 +149,18 @@ type call struct {
 	path   []string // segments after /api/v1
 	root   string   // what stands in front of path instead of api/v1
 	query  url.Values
-	body   any // nil: none
+	body   any       // nil: none
+	upload io.Reader // instead of body; the call is made once
 	accept string
 	header http.Header
+}
+
+// context gives an upload a context of its own: it ends with the answer.
+func (r call) context(ctx context.Context) (context.Context, context.CancelFunc) {
+	if r.upload == nil {
+		return ctx, func() {}
+	}
+	return context.WithCancel(ctx)
 }
 
 // do makes the call and decodes the answer into out, unless that is nil.
@@ -186,7 +197,7 @@ func (c *Client) send(ctx context.Context, r call) (*http.Response, error) {
 		}
 	}
 	idempotency := ""
-	if r.method != http.MethodGet {
+	if r.method != http.MethodGet && r.upload == nil {
 		idempotency = uuid.NewString()
 	}
 	for attempt := 0; ; attempt++ {
@@ -194,7 +205,7 @@ func (c *Client) send(ctx context.Context, r call) (*http.Response, error) {
 		if err == nil {
 			return resp, nil
 		}
-		if attempt >= len(retryDelays) || !repeatable(r.method, err) {
+		if attempt >= len(retryDelays) || r.upload != nil || !repeatable(r.method, err) {
 			return nil, err
 		}
 		c.trace(fmt.Sprintf("trying again: %v", err))
@@ -230,8 +241,14 @@ func (c *Client) once(ctx context.Context, r call, body []byte, idempotency stri
 		plain = append(plain, segment)
 	}
 	u.Path, u.RawPath, u.RawQuery = strings.Join(plain, "/"), strings.Join(escaped, "/"), r.query.Encode()
-	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), bytes.NewReader(body))
+	var content io.Reader = bytes.NewReader(body)
+	calling, cancel := r.context(ctx)
+	if r.upload != nil {
+		content = r.upload
+	}
+	req, err := http.NewRequestWithContext(calling, r.method, u.String(), content)
 	if err != nil {
+		cancel()
 		return nil, fmt.Errorf("make the request: %w", err)
 	}
 	for name, values := range r.header {
@@ -242,7 +259,11 @@ func (c *Client) once(ctx context.Context, r call, body []byte, idempotency stri
 	if r.accept != "" {
 		req.Header.Set("Accept", r.accept)
 	}
-	if len(body) > 0 {
+	switch {
+	case r.upload != nil:
+		req.Header.Set("Content-Type", "application/x-tar")
+		req.Header.Set("Expect", "100-continue")
+	case len(body) > 0:
 		req.Header.Set("Content-Type", "application/json")
 	}
 	if idempotency != "" {
@@ -257,15 +278,33 @@ func (c *Client) once(ctx context.Context, r call, body []byte, idempotency stri
 	start := time.Now()
 	resp, err := c.http.Do(req)
 	if err != nil {
+		cancel()
 		c.trace(fmt.Sprintf("%s %s: %v", r.method, u.RequestURI(), err))
 		return nil, c.transportError(ctx, err)
 	}
 	c.trace(fmt.Sprintf("%s %s: %s in %v", r.method, u.RequestURI(), resp.Status, time.Since(start).Round(time.Microsecond)))
 	if resp.StatusCode >= 400 {
+		defer cancel() // what is still being sent is not wanted
 		defer resp.Body.Close()
 		return nil, responseError(resp)
 	}
+	if r.upload == nil {
+		return resp, nil
+	}
+	resp.Body = cancelled{resp.Body, cancel}
 	return resp, nil
+}
+
+// cancelled is the body of an answer whose call ends with it.
+type cancelled struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+}
+
+// Close implements io.Closer.
+func (c cancelled) Close() error {
+	defer c.cancel()
+	return c.ReadCloser.Close()
 }
 
 // transportError says whether the request can have reached the server.

@@ -3,6 +3,8 @@ package api
 import (
 	"context"
 	"net/http"
+	"net/url"
+	"strconv"
 )
 
 // EnvVars gives the variables that new VMs get.
@@ -27,9 +29,18 @@ func (c *Client) DeleteEnvVar(ctx context.Context, key string) error {
 
 // Images lists the rootfs images that VMs can be started from.
 func (c *Client) Images(ctx context.Context) ([]Image, error) {
-	var out ImageList
-	err := c.do(ctx, call{method: http.MethodGet, path: []string{"images"}}, &out)
-	return out.Images, err
+	all := []Image{}
+	for {
+		var page ImageList
+		query := url.Values{"limit": {"100"}, "offset": {strconv.Itoa(len(all))}}
+		if err := c.do(ctx, call{method: http.MethodGet, path: []string{"images"}, query: query}, &page); err != nil {
+			return nil, err
+		}
+		all = append(all, page.Images...)
+		if len(page.Images) == 0 || int64(len(all)) >= page.Total {
+			return all, nil
+		}
+	}
 }
 
 // ServerVersion gives the version of the server. It needs no key.

@@ -6,7 +6,8 @@ import "time"
 type ExecRequest struct {
 	Command     []string          `json:"command" nullable:"false" minItems:"1" doc:"Program and arguments, looked up in PATH; no shell"`
 	Env         map[string]string `json:"env,omitempty" nullable:"true" doc:"Added to the environment"`
-	WorkingDir  *string           `json:"working_dir,omitempty" nullable:"true" doc:"Default: root's home"`
+	WorkingDir  *string           `json:"working_dir,omitempty" nullable:"true" doc:"Default: the image's working directory, else the user's home"`
+	User        *string           `json:"user,omitempty" nullable:"true" doc:"[ours] user[:group], names or numbers. Default: the image's user, else root"`
 	Stdin       *string           `json:"stdin,omitempty" nullable:"true" doc:"Whole standard input; absent: empty"`
 	TimeoutSecs *int64            `json:"timeout_secs,omitempty" nullable:"true" minimum:"0" doc:"0 or absent: no limit"`
 	ExecID      *string           `json:"exec_id,omitempty" nullable:"true" doc:"Id chosen by the client; generated when absent"`

@@ -4,9 +4,10 @@ import "time"
 
 // Headers of the API beyond the usual ones.
 const (
-	HeaderIdempotencyKey = "X-Idempotency-Key" // repeated request: first answer again, for 24 h
-	HeaderShouldRetry    = "X-Should-Retry"    // "false": the answer is final
-	HeaderRequestID      = "X-Request-Id"      // [ours] names the request in the server's log
+	HeaderIdempotencyKey = "X-Idempotency-Key"   // repeated request: first answer again, for 24 h
+	HeaderImageConfig    = "X-Vers-Image-Config" // [ours] ImageConfig of an uploaded root file system, JSON in base64
+	HeaderShouldRetry    = "X-Should-Retry"      // "false": the answer is final
+	HeaderRequestID      = "X-Request-Id"        // [ours] names the request in the server's log
 )
 
 // UpgradeSSH is the protocol name of the upgraded connection at /api/v1/vm/{id}/ssh [ours]: after status 101 both
@@ -65,6 +66,8 @@ type VMMetadata struct {
 	KernelName string            `json:"kernel_name" doc:"[ours]"`
 	Labels     map[string]string `json:"labels" doc:"[ours]"`
 	Reason     string            `json:"reason,omitempty" doc:"[ours] Why the VM is dead"`
+	Image      *ImageConfig      `json:"image,omitempty" doc:"[ours] What the image says about its processes"`
+	MainExecID *string           `json:"main_exec_id,omitempty" nullable:"true" format:"uuid" doc:"[ours] Command that is the image's own process, if it was started"`
 }
 
 // VMConfig is what a new VM is made of. What is left out gets the default.
@@ -82,6 +85,7 @@ type NewRootRequest struct {
 	VMConfig VMConfig          `json:"vm_config"`
 	Env      map[string]string `json:"env,omitempty" nullable:"true" doc:"[ours] Variables for /etc/environment of this VM"`
 	Cold     bool              `json:"cold,omitempty" doc:"[ours] Really boot, do not restore the state kept from an earlier boot"`
+	Start    bool              `json:"start,omitempty" doc:"[ours] Start the image's own command (ENTRYPOINT, CMD) when the VM has booted; its output is in the VM's logs"`
 }
 
 // FromCommitRequest is the body of POST /vm/from_commit: exactly one field.
@@ -274,26 +278,6 @@ type EnvVars struct {
 type EnvVarsRequest struct {
 	Vars    map[string]string `json:"vars"`
 	Replace bool              `json:"replace" required:"false" doc:"true: exactly vars remain. false: others stay"`
-}
-
-// Image is a rootfs image that VMs can be started from.
-type Image struct {
-	BaseImageID string    `json:"base_image_id" format:"uuid"`
-	ImageName   string    `json:"image_name"`
-	OwnerID     string    `json:"owner_id"`
-	IsPublic    bool      `json:"is_public"`
-	SourceType  string    `json:"source_type"`
-	SizeMiB     int64     `json:"size_mib"`
-	CreatedAt   time.Time `json:"created_at"`
-	Description *string   `json:"description"`
-}
-
-// ImageList is the answer of GET /images.
-type ImageList struct {
-	Images []Image `json:"images" nullable:"false"`
-	Total  int64   `json:"total"`
-	Limit  int64   `json:"limit"`
-	Offset int64   `json:"offset"`
 }
 
 // Version is the answer of GET /system/version.

@@ -18,6 +18,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"vers/internal/audit"
+	"vers/internal/build/images"
 	"vers/internal/catalog"
 	"vers/internal/commit"
 	"vers/internal/config"
@@ -39,6 +40,7 @@ type Daemon struct {
 	catalog *catalog.Catalog
 	manager *machine.Manager
 	audit   *audit.Log
+	images  *images.Service
 	server  *server.Server
 	http    *http.Server
 }
@@ -91,7 +93,10 @@ func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
 	if d.manager, err = d.openManager(ctx, driver, reg); err != nil {
 		return nil, err
 	}
-	d.server = server.New(server.Options{Machines: d.manager, Registry: reg, Catalog: d.catalog, Audit: d.audit, Logger: o.Logger, Version: o.Version})
+	if d.images, err = d.openImages(ctx, d.manager.Commits, d.manager); err != nil {
+		return nil, err
+	}
+	d.server = server.New(server.Options{Machines: d.manager, Images: d.images, Registry: reg, Catalog: d.catalog, Audit: d.audit, Logger: o.Logger, Version: o.Version})
 	if err := d.server.Resume(ctx); err != nil {
 		return nil, err
 	}
@@ -226,6 +231,9 @@ func (d *Daemon) Close() error {
 	var errs []error
 	if d.server != nil {
 		d.server.Close()
+	}
+	if d.images != nil {
+		d.images.Close()
 	}
 	if d.manager != nil {
 		errs = append(errs, d.manager.Close())

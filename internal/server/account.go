@@ -8,8 +8,6 @@ import (
 )
 
 func (s *Server) routeAccount() {
-	add(s, operation{method: http.MethodGet, path: "/images", id: "list-images",
-		summary: "Rootfs images that VMs can be started from", tag: "Images"}, s.listImages)
 	add(s, operation{method: http.MethodGet, path: "/system/version", id: "system-version", public: true,
 		summary: "Version of the server", tag: "Server"}, s.version)
 	add(s, operation{method: http.MethodGet, path: "/health", id: "health", public: true, root: true,
@@ -17,23 +15,6 @@ func (s *Server) routeAccount() {
 	s.mux.HandleFunc("GET /openapi.yaml", s.serveOpenAPI)
 	s.mux.HandleFunc("GET /docs", s.serveDocs)
 	s.mux.HandleFunc("GET /metrics", s.serveMetrics)
-}
-
-func (s *Server) listImages(ctx context.Context, in *PageInput) (*output[api.ImageList], error) {
-	limit, offset, err := in.read()
-	if err != nil {
-		return nil, err
-	}
-	images, total, err := s.Registry.Images(ctx, orgOf(ctx), limit, offset)
-	if err != nil {
-		return nil, err
-	}
-	list := api.ImageList{Images: make([]api.Image, 0, len(images)), Total: total, Limit: limit, Offset: offset}
-	for _, image := range images {
-		list.Images = append(list.Images, api.Image{BaseImageID: image.ID, ImageName: image.Name, OwnerID: image.OrgID,
-			IsPublic: image.OrgID == "", SourceType: image.SourceType, SizeMiB: image.SizeMiB, CreatedAt: image.CreatedAt.UTC()})
-	}
-	return reply(list), nil
 }
 
 func (s *Server) version(context.Context, *none) (*output[api.Version], error) {

@@ -91,11 +91,12 @@ type operation struct {
 	status       int // of success; 0: 200
 	id, summary  string
 	tag          string
-	creates      bool // a failure must not be tried again: it may have made something
-	vms          bool // errors have an empty list vms too (the calls under /vm/branch)
-	public       bool // needs no key
-	root         bool // Path is not below /api/v1
-	hidden       bool // an alias
+	creates      bool   // a failure must not be tried again: it may have made something
+	vms          bool   // errors have an empty list vms too (the calls under /vm/branch)
+	public       bool   // needs no key
+	root         bool   // Path is not below /api/v1
+	hidden       bool   // an alias
+	upload       string // what the body is, if it is an archive; the handler reads it (UploadInput)
 	responses    map[string]*huma.Response
 }
 
@@ -109,6 +110,10 @@ func add[I, O any](s *Server, o operation, handle func(ctx context.Context, in *
 	}
 	if o.root {
 		op.Path = o.path
+	}
+	if o.upload != "" {
+		archive := &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}
+		op.RequestBody = &huma.RequestBody{Description: o.upload, Required: true, Content: map[string]*huma.MediaType{"application/x-tar": archive}}
 	}
 	s.actions[o.method+" "+op.Path] = o.id
 	if o.status == 0 {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"vers/api"
+	"vers/internal/build/images"
 	"vers/internal/fault"
 )
 
@@ -51,10 +52,12 @@ func (p *problem) write(w http.ResponseWriter) {
 	for name, values := range p.header {
 		w.Header()[name] = values
 	}
+	body, _ := p.MarshalJSON() //nolint:errcheck // strings and a bool always work
+	body = append(body, '\n')
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body))) // so that it is complete before a handler has ended
 	w.WriteHeader(p.status)
-	body, _ := p.MarshalJSON()  //nolint:errcheck // strings and a bool always work
-	w.Write(append(body, '\n')) //nolint:errcheck // the client is gone, nobody is left to tell
+	w.Write(body) //nolint:errcheck // the client is gone, nobody is left to tell
 }
 
 // failure makes the answer for an error. Known kinds are passed through with their message; an internal error goes to
@@ -65,7 +68,7 @@ func (s *Server) failure(ctx context.Context, o operation, err error) *problem {
 	notes := notesOf(ctx)
 	var busy *errBusy
 	switch {
-	case errors.Is(err, errTooLarge):
+	case errors.Is(err, errTooLarge), errors.Is(err, images.ErrTooLarge):
 		p.status = http.StatusRequestEntityTooLarge
 	case errors.Is(err, errNotOffered):
 		p.status = http.StatusNotImplemented

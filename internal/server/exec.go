@@ -63,6 +63,9 @@ func (s *Server) start(ctx context.Context, in *execInput, command []string) (ev
 	if b.WorkingDir != nil {
 		req.WorkingDir = *b.WorkingDir
 	}
+	if b.User != nil {
+		req.User = *b.User
+	}
 	if b.Stdin != nil {
 		req.Stdin, req.Input = guest.StdinBytes, []byte(*b.Stdin)
 	}

@@ -30,6 +30,7 @@ type notes struct {
 	action  string // id of the operation
 	orgName string // if it is known
 	actor   string // who calls without a key
+	accept  string // what the client can read; only calls that have two forms look at it
 }
 
 func notesOf(ctx context.Context) *notes {
@@ -160,10 +161,10 @@ const (
 	bodyTime        = 5 * time.Minute
 )
 
-// readBody takes the whole body in, whatever its Content-Type says it is: all bodies are JSON.
+// readBody takes the whole body in, whatever its Content-Type says it is: all bodies but uploads are JSON.
 func (s *Server) readBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Body == nil || r.Body == http.NoBody {
+		if r.Body == nil || r.Body == http.NoBody || streamed(r) {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -195,7 +196,8 @@ func (s *Server) readBody(next http.Handler) http.Handler {
 
 // route lets the router answer, except that its own errors get our body.
 func (s *Server) route(w http.ResponseWriter, r *http.Request) {
-	r.Header.Del("Accept") // there is one format
+	notesOf(r.Context()).accept = r.Header.Get("Accept")
+	r.Header.Del("Accept") // the router knows one format
 	if notesOf(r.Context()).pattern != "" {
 		s.mux.ServeHTTP(w, r)
 		return

@@ -16,6 +16,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"vers/internal/build/images"
 	"vers/internal/catalog"
 	"vers/internal/deploy"
 	"vers/internal/guest"
@@ -82,6 +83,7 @@ type Options struct {
 	Machines Machines
 	Registry *registry.Registry
 	Catalog  *catalog.Catalog // keeps answers for repeated requests
+	Images   *images.Service  // nil: no images are made
 	Audit    Auditor          // nil: nothing is recorded
 	Logger   *slog.Logger     // nil: slog.Default
 	Version  Version
@@ -135,6 +137,7 @@ func New(options Options) *Server {
 	s.routePublic()
 	s.routeEnv()
 	s.routeAccount()
+	s.routeImages()
 	s.mux.HandleFunc("GET /openapi.json", s.serveOpenAPIJSON)
 	s.routeKeys()
 	s.routeShellAuth()

@@ -130,7 +130,8 @@ func (s *Server) vmMetadata(ctx context.Context, in *VMInput) (*output[api.VMMet
 		IP: guestAddress, ParentCommitID: optional(vm.ParentCommit), GrandparentVM: optional(vm.GrandparentVM),
 		MemSizeMiB: vm.Config.MemSizeMiB, VCPUCount: vm.Config.VCPUCount, FSSizeMiB: vm.Config.FSSizeMiB,
 		ImageName: vm.Config.ImageName, KernelName: vm.Config.KernelName,
-		Labels: notNil(vm.Labels), Reason: vm.Reason}), nil
+		Labels: notNil(vm.Labels), Reason: vm.Reason,
+		Image: showImageConfig(vm.Config.Image), MainExecID: optional(vm.Config.MainExec)}), nil
 }
 
 type newRootInput struct {
@@ -149,7 +150,7 @@ func (s *Server) newRoot(ctx context.Context, in *newRootInput) (*output[api.New
 	ctx, cancel := detach(ctx)
 	defer cancel()
 	vm, err := s.Machines.Run(ctx, callerOf(ctx), machine.RunRequest{Config: config, Labels: in.Body.VMConfig.Labels,
-		Env: in.Body.Env, WaitBoot: in.WaitBoot, Cold: in.Body.Cold})
+		Env: in.Body.Env, WaitBoot: in.WaitBoot, Cold: in.Body.Cold, Start: in.Body.Start})
 	if err != nil {
 		return nil, err
 	}

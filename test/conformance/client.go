@@ -21,6 +21,7 @@ type call struct {
 	raw          string // instead of body
 	idempotency  string
 	contentType  string
+	header       map[string]string
 	slashes      bool // doubled, as clients with a trailing slash in VERS_URL send them
 }
 
@@ -113,6 +114,9 @@ func (w *world) send(c call) answer {
 		if value != "" && value != "Bearer " {
 			req.Header.Set(name, value)
 		}
+	}
+	for name, value := range c.header {
+		req.Header.Set(name, value)
 	}
 	resp, err := client.Do(req)
 	w.must(err)

@@ -28,6 +28,8 @@ type operation struct {
 	query   string
 	// body of the request; nil: it has none.
 	body func(w *world, path map[string]string) object
+	// raw is an archive instead of body.
+	raw func(w *world) string
 	// status of success.
 	status int
 	// onFake is the error that machines in memory give instead, where they are no match for real ones.
@@ -90,6 +92,9 @@ func (w *world) run(d description, o operation) {
 	}
 	if o.body != nil {
 		c.body = o.body(w, c.values)
+	}
+	if o.raw != nil {
+		c.raw = o.raw(w)
 	}
 	w.t.Run("key", func(t *testing.T) { w.in(t).keys(d, o, c) })
 	w.t.Run("placeholders", func(t *testing.T) { w.in(t).placeholders(c) })
@@ -193,7 +198,9 @@ func (w *world) refuse(c call, r refusal) {
 	if r.query != "" {
 		c.query = r.query
 	}
-	c.raw = r.raw
+	if r.raw != "" || r.body != nil {
+		c.raw = r.raw
+	}
 	a := w.send(c)
 	if !a.isError(r.status) || !strings.Contains(a.body, r.says) {
 		w.t.Errorf("want %d with %q: %s", r.status, r.says, a)

@@ -18,7 +18,6 @@ func accountOperations() map[string]operation {
 			w.do("PUT", "/env_vars", object{"vars": object{"TO_DELETE": "x"}})
 			return "TO_DELETE"
 		})},
-		"list-images":    {status: 200},
 		"validate-key":   {status: 200},
 		"whoami":         {status: 200},
 		"system-version": {status: 200},

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	enginefake "vers/internal/build/engine/fake"
 	"vers/internal/catalog"
 	"vers/internal/fault"
 	"vers/internal/ident"
@@ -34,6 +35,7 @@ type Server struct {
 	Key      string // an API key of acme
 	OtherKey string // one of other
 	Registry *registry.Registry
+	Engine   *enginefake.Engine // of all organisations' image builds
 
 	t        testing.TB
 	handler  *server.Server
@@ -65,7 +67,8 @@ func NewWithLogin(t testing.TB, mode registry.LoginMode) *Server {
 	_, s.OtherKey, err = s.Registry.CreateKey(ctx, s.Other.OrgID, "ci of other")
 	s.must(err)
 	s.Driver.SetHook(s.hook)
-	s.handler = server.New(server.Options{Machines: s.Manager, Registry: s.Registry, Catalog: s.Catalog,
+	s.Engine = enginefake.New()
+	s.handler = server.New(server.Options{Machines: s.Manager, Registry: s.Registry, Catalog: s.Catalog, Images: s.openImages(),
 		Version: server.Version{Version: "1.2.3-test", GitHash: "abc"}, Logger: slog.New(slog.DiscardHandler)})
 	web := httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
 	s.listener = &listener{Listener: web.Listener, conns: map[net.Conn]bool{}}
@@ -76,6 +79,7 @@ func NewWithLogin(t testing.TB, mode registry.LoginMode) *Server {
 	t.Cleanup(func() {
 		s.DropConnections()
 		web.Close()
+		s.handler.Images.Close()
 		s.handler.Close()
 	})
 	return s
@@ -217,8 +221,9 @@ func (s *Server) AddDead(id string) error {
 	s.Stop(s.t)
 	err = s.Catalog.InsertVM(context.Background(), catalog.VM{ID: id, OrgID: s.Acme.OrgID, OwnerID: s.Acme.KeyID, Config: machine.Defaults,
 		State: string(machine.StateDead), CreatedAt: time.Now(), UID: 1<<20 + len(all)})
+	s.handler.Images.Close()
 	s.Start(s.t)
-	s.handler.Machines = s.Manager
+	s.handler.Machines, s.handler.Images = s.Manager, s.openImages()
 	return err
 }
 

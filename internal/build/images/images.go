@@ -3,9 +3,8 @@
 //
 // An image is a row of the catalogue and a file. Both appear in one step when the file is on stable storage, or neither:
 //
-//	builds/<job>/             what a build unpacks; gone when it ends, whatever its end
-//	images/.build-<job>.ext4  the file while it is written
-//	images/<id>.ext4          afterwards; never written again
+//	builds/<job>/     what a build unpacks, and the file while it is written; gone when it ends, whatever its end
+//	images/<id>.ext4  the file afterwards; never written again
 //
 // Making an image anew gives its name another file. Disks that stand on the old one keep it; it goes when none does, and
 // internal/commit is who removes it.
@@ -13,7 +12,6 @@ package images
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -79,7 +77,6 @@ const (
 	defaultBytes    = 16 << 30
 	defaultEntries  = 1_000_000
 	failedKept      = 7 * 24 * time.Hour
-	tempPrefix      = ".build-"
 )
 
 // Open makes a service, after it has removed what an earlier process left half made. ctx bounds only that.
@@ -142,11 +139,7 @@ func (s *Service) sweep(ctx context.Context) error {
 			return err
 		}
 	}
-	old, err := filepath.Glob(filepath.Join(s.imagesDir(), tempPrefix+"*"))
-	for _, path := range old {
-		err = errors.Join(err, os.RemoveAll(path))
-	}
-	return err
+	return nil
 }
 
 func (s *Service) buildsDir() string { return filepath.Join(s.DataDir, "builds") }

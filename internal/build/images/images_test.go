@@ -135,14 +135,10 @@ func app(t testing.TB, more ...entry) *bytes.Buffer {
 // left lists what a making has left that is no image.
 func (r *rig) left() (names []string) {
 	r.t.Helper()
-	for _, dir := range []string{"builds", "images"} {
-		entries, err := os.ReadDir(filepath.Join(r.Dir, dir))
-		r.must(err)
-		for _, e := range entries {
-			if strings.HasPrefix(e.Name(), ".build-") || dir == "builds" {
-				names = append(names, e.Name())
-			}
-		}
+	entries, err := os.ReadDir(filepath.Join(r.Dir, "builds"))
+	r.must(err)
+	for _, e := range entries {
+		names = append(names, e.Name())
 	}
 	return names
 }
@@ -371,7 +367,7 @@ func TestKilled(t *testing.T) {
 	r.service.Close()
 	r.must(r.Catalog.PutImageJob(r.ctx, catalog.ImageJob{ID: "j", OrgID: r.Acme.OrgID, Name: "app", State: catalog.ImageBuilding, CreatedAt: time.Now()}))
 	r.must(os.MkdirAll(filepath.Join(r.Dir, "builds", "j", "folder"), 0o700))
-	r.must(os.WriteFile(filepath.Join(r.Dir, "images", ".build-j.ext4"), []byte("half"), 0o600))
+	r.must(os.WriteFile(filepath.Join(r.Dir, "builds", "j", "rootfs.ext4"), []byte("half"), 0o600))
 	r.must(os.WriteFile(filepath.Join(r.Dir, "images", commit.ImageFile("0f0e0d0c-0b0a-4908-8706-050403020100")), []byte("renamed, not named"), 0o600))
 	r.open()
 	r.collect()

@@ -158,17 +158,16 @@ func (m *making) make(ctx context.Context, from source) (img catalog.Image, err 
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return img, err
 	}
-	temp := filepath.Join(m.s.imagesDir(), tempPrefix+commit.ImageFile(m.job.ID))
-	defer func() {
-		err = errors.Join(err, os.RemoveAll(dir))
-		if gone := os.Remove(temp); !errors.Is(gone, os.ErrNotExist) {
-			err = errors.Join(err, gone)
-		}
-	}()
-	c, err := from(ctx, dir, m.req.Log)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	work := filepath.Join(dir, "work")
+	if err := os.Mkdir(work, 0o700); err != nil {
+		return img, err
+	}
+	c, err := from(ctx, work, m.req.Log)
 	if err != nil {
 		return img, err
 	}
+	temp := filepath.Join(dir, "rootfs.ext4")
 	fmt.Fprintf(m.req.Log, "Writing the root file system\n")
 	result, err := m.write(ctx, c, temp)
 	if err != nil {

@@ -173,8 +173,11 @@ func (s *Service) spool(ctx context.Context, archive io.Reader, path string) err
 	return errors.Join(err, file.Close())
 }
 
+// ErrTooLarge is in the chain of errors about uploads that are too large.
+var ErrTooLarge = errors.New("too large")
+
 func (s *Service) tooMuch() error {
-	return fault.Exhaustedf("what was uploaded is larger than %d MiB, the limit of this server; a .dockerignore does not shrink an upload, remove what is not needed from the folder", s.Context.Bytes>>20)
+	return fault.Exhaustedf("what was uploaded is %w for this server, which takes %d MiB: remove what is not needed from the folder; a .dockerignore does not keep files from being uploaded", ErrTooLarge, s.Context.Bytes>>20)
 }
 
 // hasDockerfile looks for a Dockerfile at the top of an archive.

@@ -89,7 +89,7 @@ func (u *unpacker) finish() error {
 
 func (u *unpacker) entry(e *tar.Header, data io.Reader) error {
 	if u.entries--; u.entries < 0 {
-		return fault.Exhaustedf("what was uploaded has too many files")
+		return fault.Exhaustedf("what was uploaded is %w: it has more files than this server takes", ErrTooLarge)
 	}
 	name := path.Clean("/" + e.Name)[1:]
 	if name == "" {
