@@ -96,7 +96,8 @@ func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
 	if d.images, err = d.openImages(ctx, d.manager.Commits, d.manager); err != nil {
 		return nil, err
 	}
-	d.server = server.New(server.Options{Machines: d.manager, Images: d.images, Registry: reg, Catalog: d.catalog, Audit: d.audit, Logger: o.Logger, Version: o.Version})
+	d.server = server.New(server.Options{Machines: d.manager, Images: d.images, Registry: reg, Catalog: d.catalog, Audit: d.audit, Logger: o.Logger,
+		Version: o.Version, BuildDir: filepath.Join(o.Config.DataDir, "commit-builds")})
 	if err := d.server.Resume(ctx); err != nil {
 		return nil, err
 	}

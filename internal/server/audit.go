@@ -40,7 +40,10 @@ func (s *Server) record(next http.Handler) http.Handler {
 		}
 		key := callerKey(r.Context())
 		e := audit.Entry{Time: s.now().UTC(), RequestID: n.id, OrgID: n.org, Org: n.orgName, KeyID: n.key, Key: key.Name, Actor: n.actor,
-			Address: n.address, Action: n.action, Object: r.URL.Path, Made: w.made(), Status: w.status, Result: n.result(w.status)}
+			Address: n.address, Action: n.action, Object: r.URL.Path, Made: n.made, Status: w.status, Result: n.result(w.status)}
+		if e.Made == nil {
+			e.Made = w.made()
+		}
 		if e.Org == "" && e.OrgID != "" {
 			if org, err := s.Registry.Organisation(context.WithoutCancel(r.Context()), e.OrgID); err == nil {
 				e.Org = org.Name

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
 	"vers/api"
@@ -32,10 +33,15 @@ func (s *Server) newDeployer() *deploy.Runner {
 }
 
 // Resume goes on with what an earlier versd had begun in the background.
-func (s *Server) Resume(ctx context.Context) error { return s.deployer.Resume(ctx) }
+func (s *Server) Resume(ctx context.Context) error {
+	return errors.Join(s.builder.Begin(), s.deployer.Resume(ctx))
+}
 
-// Close lets go of what goes on in the background.
-func (s *Server) Close() { s.deployer.Close() }
+// Close lets go of what goes on in the background, and ends builds.
+func (s *Server) Close() {
+	s.builder.Close()
+	s.deployer.Close()
+}
 
 type deployInput struct{ Body api.DeployRequest }
 

@@ -169,6 +169,24 @@ func (f *fakeMachines) Commit(ctx context.Context, c machine.Caller, vmID string
 	return commit, machine.Timing{Paused: 2500 * time.Microsecond}, f.catalog.InsertCommit(ctx, commit)
 }
 
+func (f *fakeMachines) StartBuilder(ctx context.Context, c machine.Caller, req machine.BuilderRequest) (machine.VM, error) {
+	return f.Restore(ctx, c, req.CommitID)
+}
+
+func (f *fakeMachines) KeepBuilder(context.Context, machine.Caller, string) error { return nil }
+
+func (f *fakeMachines) HoldCommit(context.Context, machine.Caller, string) (func(), error) {
+	return func() {}, nil
+}
+
+func (f *fakeMachines) BootKey(_ context.Context, _ machine.Caller, config catalog.VMConfig) (string, catalog.VMConfig, error) {
+	return "key", config, nil
+}
+
+func (f *fakeMachines) MeasureCommits(context.Context) error { return nil }
+
+func (f *fakeMachines) CollectSoon() {}
+
 func (f *fakeMachines) DeleteCommit(ctx context.Context, c machine.Caller, commitID string) error {
 	if tags, err := f.catalog.TagsOfCommit(ctx, commitID); err != nil || len(tags) > 0 {
 		return fault.Conflictf("commit '%s' is tagged as %v; delete or move the tags first", commitID, tags)
@@ -349,6 +367,15 @@ func (g *fakeGuest) WriteFile(_ context.Context, name string, mode fs.FileMode, 
 }
 
 // SSH gives a connection whose other end greets and then sends back what it gets.
+func (g *fakeGuest) Unpack(_ context.Context, _ guest.UnpackRequest, archive io.Reader) error {
+	_, err := io.Copy(io.Discard, archive)
+	return err
+}
+
+func (g *fakeGuest) Pack(context.Context, guest.PackRequest) (io.ReadCloser, error) {
+	return nil, fault.NotFoundf("no files")
+}
+
 func (g *fakeGuest) SSH(context.Context) (net.Conn, error) {
 	ours, theirs := net.Pipe()
 	go func() {

@@ -20,6 +20,8 @@ type guestAccess interface {
 	ReadFile(ctx context.Context, path string) (io.ReadCloser, guest.FileInfo, error)
 	WriteFile(ctx context.Context, path string, mode fs.FileMode, createDirs bool, r io.Reader) error
 	SSH(ctx context.Context) (net.Conn, error)
+	Unpack(ctx context.Context, req guest.UnpackRequest, archive io.Reader) error
+	Pack(ctx context.Context, req guest.PackRequest) (io.ReadCloser, error)
 }
 
 // eventStream follows a command.
@@ -87,6 +89,15 @@ func (a agent) WriteFile(ctx context.Context, path string, mode fs.FileMode, cre
 func (a agent) SSH(ctx context.Context) (net.Conn, error) {
 	conn, err := a.client.SSH(ctx)
 	return conn, a.explain(err)
+}
+
+func (a agent) Unpack(ctx context.Context, req guest.UnpackRequest, archive io.Reader) error {
+	return a.explain(a.client.Unpack(ctx, req, archive))
+}
+
+func (a agent) Pack(ctx context.Context, req guest.PackRequest) (io.ReadCloser, error) {
+	archive, err := a.client.Pack(ctx, req)
+	return archive, a.explain(err)
 }
 
 // explained is a stream whose end is explained.

@@ -25,12 +25,13 @@ type notes struct {
 	key string // id of the API key, never the key
 	err error
 
-	address string // host it came from
-	pattern string // of the router: method and path; "" where nothing answers
-	action  string // id of the operation
-	orgName string // if it is known
-	actor   string // who calls without a key
-	accept  string // what the client can read; only calls that have two forms look at it
+	address string            // host it came from
+	pattern string            // of the router: method and path; "" where nothing answers
+	action  string            // id of the operation
+	orgName string            // if it is known
+	actor   string            // who calls without a key
+	made    map[string]string // ids, by field, of what an answer without JSON fields has made
+	accept  string            // what the client can read; only calls that have two forms look at it
 }
 
 func notesOf(ctx context.Context) *notes {

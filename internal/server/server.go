@@ -17,6 +17,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"vers/internal/build/images"
+	"vers/internal/build/steps"
 	"vers/internal/catalog"
 	"vers/internal/deploy"
 	"vers/internal/guest"
@@ -31,6 +32,7 @@ type Machines interface {
 	Snapshots
 	Controls
 	Views
+	steps.Machines
 }
 
 // Makers make VMs. A returned VM is shown by List.
@@ -84,6 +86,7 @@ type Options struct {
 	Registry *registry.Registry
 	Catalog  *catalog.Catalog // keeps answers for repeated requests
 	Images   *images.Service  // nil: no images are made
+	BuildDir string           // for the files of builds under way; "" the system's
 	Audit    Auditor          // nil: nothing is recorded
 	Logger   *slog.Logger     // nil: slog.Default
 	Version  Version
@@ -107,6 +110,7 @@ type Server struct {
 	now     func() time.Time
 
 	deployer *deploy.Runner
+	builder  *steps.Runner
 
 	requests, sshSessions atomic.Int64 // open now
 }
@@ -122,6 +126,7 @@ func New(options Options) *Server {
 	s.api = newAPI(s.mux)
 	s.metrics = newMetrics(s)
 	s.deployer = s.newDeployer()
+	s.builder = s.newBuilder()
 	s.routeVMs()
 	s.routeBranches()
 	s.routeExec()
@@ -138,6 +143,7 @@ func New(options Options) *Server {
 	s.routeEnv()
 	s.routeAccount()
 	s.routeImages()
+	s.routeBuilds()
 	s.mux.HandleFunc("GET /openapi.json", s.serveOpenAPIJSON)
 	s.routeKeys()
 	s.routeShellAuth()

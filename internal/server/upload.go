@@ -27,7 +27,7 @@ func streamed(r *http.Request) bool {
 	case http.MethodPut:
 		return strings.HasPrefix(r.URL.Path, "/api/v1/rootfs/") || strings.HasPrefix(r.URL.Path, "/api/rootfs/")
 	case http.MethodPost:
-		return r.URL.Path == "/api/v1/images/upload"
+		return r.URL.Path == "/api/v1/images/upload" || r.URL.Path == "/api/v1/builds"
 	}
 	return false
 }

@@ -1,6 +1,7 @@
 package steps
 
 import (
+	"fmt"
 	"time"
 
 	"vers/internal/build/source"
@@ -76,7 +77,15 @@ type StepError struct {
 	Err    error
 }
 
-func (e *StepError) Error() string { return e.Err.Error() }
+func (e *StepError) Error() string {
+	text := []rune(e.Text)
+	if len(text) > shownText {
+		text = append(text[:shownText], '…')
+	}
+	return fmt.Sprintf("step %d/%d, line %d (%s): %v", e.Number, e.Total, e.Line, string(text), e.Err)
+}
+
+const shownText = 120 // characters of an instruction
 
 // Unwrap gives the cause.
 func (e *StepError) Unwrap() error { return e.Err }
