@@ -6,7 +6,5 @@ var (
 	ModuleDepends = moduleDepends
 	ModuleName    = moduleName
 	GuestModules  = guestModules
-	TarToExt4     = tarToExt4
-	FillByTree    = fillByTree
 	WithLock      = withLock
 )
