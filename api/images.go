@@ -57,6 +57,7 @@ type ImageRequest struct {
 	ImageName   string      `json:"image_name"`
 	Source      ImageSource `json:"source"`
 	Description *string     `json:"description,omitempty" nullable:"true"`
+	Replace     bool        `json:"replace,omitempty" doc:"[ours] An image that has the name is replaced instead of being a conflict"`
 	SizeMiB     *int64      `json:"size_mib,omitempty" nullable:"true" doc:"Free space beside the content, default 256; 0: as little as possible"`
 }
 

@@ -44,6 +44,7 @@ type App struct {
 	url        string
 	configFile string
 
+	quietProject    bool // what there is to say about vers.toml was said
 	dotenv          map[string]string
 	client          *api.Client
 	reconnectDelays []time.Duration // of connect; nil: the usual ones
@@ -173,6 +174,9 @@ func (a *App) project(warnMissing bool) (config.Project, error) {
 	project, err := config.LoadProject(a.Dir, a.Home, explicit)
 	if err != nil {
 		return project, err
+	}
+	if a.quietProject {
+		return project, nil
 	}
 	if project.File == "" && warnMissing {
 		a.Streams.note("Warning: vers.toml not found, using default configuration")

@@ -24,6 +24,7 @@ type execOptions struct {
 	timeout     int64 // seconds
 	ssh         bool
 	workdir     string
+	user        string
 	interactive bool
 	env         []string
 	format      formatFlags
@@ -57,7 +58,8 @@ time limit without -t. A command goes on in the VM when this program is interrup
 	f.SetInterspersed(false) // flags of the remote command need no --
 	f.Int64VarP(&o.timeout, "timeout", "t", 0, "end the command after this many seconds, exit code 6 (0 = no limit)")
 	f.BoolVar(&o.ssh, "ssh", false, "go over SSH")
-	f.StringVarP(&o.workdir, "workdir", "w", "", "working folder in the VM")
+	f.StringVarP(&o.workdir, "workdir", "w", "", "working folder in the VM (default: the image's, else the user's home)")
+	f.StringVarP(&o.user, "user", "u", "", "user[:group] in the VM (default: the image's, else root)")
 	f.BoolVarP(&o.interactive, "interactive", "i", false, "forward standard input")
 	f.StringArrayVarP(&o.env, "env", "e", nil, "variable for the command: KEY=VALUE, or KEY to take it from here (repeatable)")
 	o.format.addJSON(cmd)
@@ -78,6 +80,9 @@ func (a *App) exec(ctx context.Context, o execOptions) error {
 		return err
 	case o.timeout < 0:
 		return fault.Invalidf("invalid timeout %d (must not be negative)", o.timeout)
+	}
+	if o.user != "" && (o.ssh || o.interactive) {
+		return fault.Invalidf("--user is not possible with --ssh and --interactive, which go over SSH as root; write: su -s /bin/sh %s -c '<command>'", o.user)
 	}
 	env, err := a.runEnv(o.env)
 	if err != nil {
@@ -204,6 +209,9 @@ func (a *App) execAPI(ctx context.Context, r remoteCommand) (int, error) {
 	req := api.ExecRequest{Command: r.argv(), Env: r.env, Stdin: r.stdin, ExecID: &id}
 	if r.options.workdir != "" {
 		req.WorkingDir = &r.options.workdir
+	}
+	if r.options.user != "" {
+		req.User = &r.options.user
 	}
 	start := time.Now()
 	limited := ctx

@@ -75,11 +75,11 @@ func (a *App) rootCommand() *cobra.Command {
 			root.AddCommand(command)
 		}
 	}
-	add("project", "Project", a.initCommand(), a.runCommand(), a.runCommitCommand(), a.rootfsCommand(), a.deployCommand())
+	add("project", "Project", a.initCommand(), a.runCommand(), a.runCommitCommand(), a.upCommand(), a.buildCommand(), a.rootfsCommand(), a.deployCommand())
 	add("tree", "Tree", a.branchCommand(), a.commitCommand(), a.checkoutCommand(), a.headCommand(), a.aliasCommand(),
 		a.treeCommand(), a.historyCommand(), a.diffCommand(), a.tagCommand(), a.repoCommand())
 	add("vm", "VMs", a.statusCommand(), a.infoCommand(), a.pauseCommand(), a.resumeCommand(), a.resizeCommand(), a.renameCommand(), a.deleteCommand())
-	add("access", "Access", a.connectCommand(), a.execCommand())
+	add("access", "Access", a.connectCommand(), a.execCommand(), a.logsCommand())
 	add("account", "Account", a.loginCommand(), a.signupCommand(), a.logoutCommand(), a.whoamiCommand(), a.keysCommand(),
 		a.usageCommand(), a.envCommand())
 	add("tooling", "Tooling", a.mcpCommand(), a.jobsCommand(), a.agentContextCommand(), a.feedbackCommand(), a.upgradeCommand(), a.telemetryCommand())

@@ -19,6 +19,8 @@ type runOptions struct {
 	alias          string
 	env            []string
 	cold, detach   bool
+	start          bool // the image's own command
+	local          bool // image is one of this machine's Docker
 	wait           waitFlags
 	format         formatFlags
 	given          func(names ...string) bool // whether one of these flags was given
@@ -39,22 +41,43 @@ that boot. --cold boots in any case.`,
   vers run --vm-alias dev --wait
   vers run --mem-size 2048 --vcpu-count 4 --rootfs custom-image
   vers run --config vers-dev.toml
+  vers run --rootfs my-app --start             # with its ENTRYPOINT and CMD running
+  vers run --local my-image:dev                # an image of this machine's Docker
   ID=$(vers run --format json | jq -r .vm_id)`,
 		Args: arguments(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.image = optional(args)
-			o.given = func(names ...string) bool {
-				for _, name := range names {
-					if cmd.Flags().Changed(name) {
-						return true
-					}
-				}
-				return false
-			}
+			o.given = givenFlags(cmd)
 			return a.run(cmd.Context(), o)
 		},
 		ValidArgsFunction: a.completeImages,
 	}
+	o.add(a, cmd)
+	f := cmd.Flags()
+	f.BoolVar(&o.local, "local", false, "IMAGE is one of the Docker (or Podman) of this machine: import it first")
+	f.StringP("cluster-alias", "n", "", "ignored: there are no clusters any more")
+	f.Int64("fs-size-cluster", 0, "ignored: there are no clusters any more")
+	f.Int64("size-cluster", 0, "ignored: there are no clusters any more")
+	for _, name := range []string{"cluster-alias", "fs-size-cluster", "size-cluster"} {
+		_ = f.MarkHidden(name)
+	}
+	return cmd
+}
+
+// givenFlags tells whether one of some flags was given.
+func givenFlags(cmd *cobra.Command) func(names ...string) bool {
+	return func(names ...string) bool {
+		for _, name := range names {
+			if cmd.Flags().Changed(name) {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// add adds the flags that run and up have in common.
+func (o *runOptions) add(a *App, cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.Int64Var(&o.size.MemSizeMiB, "mem-size", 0, "memory in MiB")
 	f.Int64Var(&o.size.VCPUCount, "vcpu-count", 0, "number of virtual CPUs")
@@ -64,6 +87,7 @@ that boot. --cold boots in any case.`,
 	f.StringVarP(&o.alias, "vm-alias", "N", "", "alias for the VM, on this machine")
 	f.StringArrayVarP(&o.env, "env", "e", nil, "variable for this VM: KEY=VALUE, or KEY to take it from here (repeatable)")
 	f.BoolVar(&o.cold, "cold", false, "really boot")
+	f.BoolVar(&o.start, "start", false, "start the image's own command (ENTRYPOINT, CMD); 'vers logs' shows its output")
 	f.BoolVarP(&o.detach, "detach", "d", false, "same as --quiet: print only the VM's id")
 	o.wait.add(cmd, "return when commands can run in the VM")
 	o.format.add(cmd)
@@ -73,14 +97,23 @@ that boot. --cold boots in any case.`,
 	f.Int64Var(&o.size.VCPUCount, "cpus", 0, "same as --vcpu-count")
 	f.Int64Var(&o.size.FSSizeMiB, "disk-mib", 0, "same as --fs-size-vm")
 	f.StringVar(&o.alias, "name", "", "same as --vm-alias")
-	f.StringP("cluster-alias", "n", "", "ignored: there are no clusters any more")
-	f.Int64("fs-size-cluster", 0, "ignored: there are no clusters any more")
-	f.Int64("size-cluster", 0, "ignored: there are no clusters any more")
-	for _, name := range []string{"memory-mib", "cpus", "disk-mib", "name", "cluster-alias", "fs-size-cluster", "size-cluster"} {
+	for _, name := range []string{"memory-mib", "cpus", "disk-mib", "name"} {
 		_ = f.MarkHidden(name)
 	}
 	_ = cmd.RegisterFlagCompletionFunc("rootfs", a.completeImages)
-	return cmd
+}
+
+// check refuses what needs no server to be refused.
+func (o *runOptions) check(a *App) error {
+	for _, name := range []string{"cluster-alias", "fs-size-cluster", "size-cluster"} {
+		if o.given(name) {
+			a.Streams.note("note: --%s is ignored, there are no clusters any more", name)
+		}
+	}
+	if o.alias != "" || o.given("vm-alias", "name") {
+		return newAlias(o.alias)
+	}
+	return nil
 }
 
 // runResult is the JSON output of run.
@@ -95,38 +128,60 @@ func (a *App) run(ctx context.Context, o runOptions) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"cluster-alias", "fs-size-cluster", "size-cluster"} {
-		if o.given(name) {
-			a.Streams.note("note: --%s is ignored, there are no clusters any more", name)
-		}
+	if err := o.check(a); err != nil {
+		return err
 	}
-	if o.alias != "" || o.given("vm-alias", "name") {
-		if err := newAlias(o.alias); err != nil {
+	if o.local {
+		if o.image, err = a.importForRun(ctx, o); err != nil {
 			return err
 		}
 	}
-	req, err := a.rootRequest(o)
+	vm, err := a.startRoot(ctx, o)
 	if err != nil {
-		return err
-	}
-	client, err := a.api()
-	if err != nil {
-		return err
-	}
-	vm, err := a.newRoot(ctx, client, req)
-	if err != nil {
-		return err
-	}
-	if err := a.started(ctx, client, "run", vm.VMID, o.alias, o.wait); err != nil {
 		return err
 	}
 	if o.detach && mode == modeText {
 		mode = modeQuiet
 	}
-	return a.show(mode, vm.VMID, runResult{VMID: vm.VMID, Alias: o.alias, Head: vm.VMID}, func() {
+	return a.show(mode, vm.VMID, vm, a.sayStarted(vm))
+}
+
+// importForRun brings an image of the local Docker to the server and gives its name there.
+func (a *App) importForRun(ctx context.Context, o runOptions) (string, error) {
+	if o.image == "" {
+		return "", fault.Invalidf("--local needs the name of an image of the local Docker: vers run --local IMAGE")
+	}
+	if _, err := a.rootRequest(o); err != nil { // before anything is uploaded
+		return "", err
+	}
+	a.quietProject = true
+	name := imageNameOf(o.image)
+	_, err := a.importLocal(ctx, importOptions{source: o.image, name: name, replace: true})
+	return name, err
+}
+
+// startRoot starts a VM and does what belongs to that: HEAD, alias, waiting.
+func (a *App) startRoot(ctx context.Context, o runOptions) (runResult, error) {
+	req, err := a.rootRequest(o)
+	if err != nil {
+		return runResult{}, err
+	}
+	client, err := a.api()
+	if err != nil {
+		return runResult{}, err
+	}
+	vm, err := a.newRoot(ctx, client, req)
+	if err != nil {
+		return runResult{}, err
+	}
+	return runResult{VMID: vm.VMID, Alias: o.alias, Head: vm.VMID}, a.started(ctx, client, "run", vm.VMID, o.alias, o.wait)
+}
+
+func (a *App) sayStarted(vm runResult) func() {
+	return func() {
 		fmt.Fprintf(a.Streams.Out, "VM '%s' started successfully.\n", vm.VMID)
 		fmt.Fprintf(a.Streams.Out, "HEAD now points to: %s\n", vm.VMID)
-	})
+	}
 }
 
 func (a *App) newRoot(ctx context.Context, client *api.Client, req api.NewRootRequest) (api.NewVM, error) {
@@ -161,6 +216,10 @@ func (a *App) rootRequest(o runOptions) (api.NewRootRequest, error) {
 		return api.NewRootRequest{}, err
 	}
 	image, kernel := project.RootFS.Name, project.Kernel.Name
+	disk := &size.FSSizeMiB
+	if !project.FSSizeGiven && !o.given("fs-size-vm", "disk-mib") {
+		disk = nil // the usual size, or as much as the image needs
+	}
 	if o.given("kernel") {
 		kernel = o.kernel
 	}
@@ -169,7 +228,7 @@ func (a *App) rootRequest(o runOptions) (api.NewRootRequest, error) {
 		return api.NewRootRequest{}, fault.Invalidf("two images are named, '%s' and --rootfs '%s'; give one", o.image, o.rootfs)
 	case o.image != "":
 		image = o.image
-	case o.given("rootfs"):
+	case o.rootfs != "" || o.given("rootfs"):
 		image = o.rootfs
 	}
 	env, err := a.runEnv(o.env)
@@ -178,10 +237,10 @@ func (a *App) rootRequest(o runOptions) (api.NewRootRequest, error) {
 	}
 	return api.NewRootRequest{
 		VMConfig: api.VMConfig{
-			MemSizeMiB: &size.MemSizeMiB, VCPUCount: &size.VCPUCount, FSSizeMiB: &size.FSSizeMiB,
+			MemSizeMiB: &size.MemSizeMiB, VCPUCount: &size.VCPUCount, FSSizeMiB: disk,
 			ImageName: &image, KernelName: &kernel,
 		},
-		Env: env, Cold: o.cold,
+		Env: env, Cold: o.cold, Start: o.start,
 	}, nil
 }
 

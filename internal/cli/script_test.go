@@ -110,6 +110,8 @@ func control(ts *testscript.TestScript, server *rig.Server, args []string) {
 		files := httptest.NewServer(http.FileServer(http.Dir(ts.MkAbs(args[1]))))
 		ts.Defer(files.Close)
 		fmt.Fprintln(ts.Stdout(), files.URL)
+	case "image":
+		fmt.Fprintln(ts.Stdout(), strings.Join(server.Built(args[1]), "\n"))
 	case "requests":
 		fmt.Fprintln(ts.Stdout(), strings.Join(server.Requests(), "\n"))
 	default:

@@ -74,10 +74,15 @@ var frames = []string{"⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "�
 // progress shows on a terminal that something is under way, until the returned function is called. In pipes it is
 // silent. Nothing appears for work that is over at once.
 func (s *Streams) progress(format string, args ...any) (stop func()) {
+	text := fmt.Sprintf(format, args...)
+	return s.progressOf(func() string { return text })
+}
+
+// progressOf is progress with a text that changes.
+func (s *Streams) progressOf(text func() string) (stop func()) {
 	if !s.ErrTTY {
 		return func() {}
 	}
-	text := fmt.Sprintf(format, args...)
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -98,7 +103,7 @@ func (s *Streams) progress(format string, args ...any) (stop func()) {
 				if past := time.Since(start); past >= 2*time.Second {
 					seconds = fmt.Sprintf(" %ds", int(past.Seconds()))
 				}
-				fmt.Fprintf(s.Err, "\r\x1b[K%s %s%s", frames[i%len(frames)], text, seconds)
+				fmt.Fprintf(s.Err, "\r\x1b[K%s %s%s", frames[i%len(frames)], text(), seconds)
 			}
 		}
 	}()

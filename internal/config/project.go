@@ -24,6 +24,9 @@ type Project struct {
 	Kernel  Kernel
 	Builder Builder
 
+	// FSSizeGiven: the file says Machine.FSSizeMiB. Else the disk may be as large as the image needs.
+	FSSizeGiven bool
+
 	// File is the path the values came from; empty when there was none and all values are built in.
 	File string
 	// Warnings are complaints that do not stop anything, one line each: unknown and obsolete keys.
@@ -139,6 +142,7 @@ func ParseProject(name string, data []byte) (Project, error) {
 	set(&p.Machine.VCPUCount, f.Machine.VCPUCount)
 	set(&p.Machine.FSSizeMiB, f.Machine.FSSizeMiB)
 	set(&p.Machine.FSSizeMiB, f.Machine.FSSizeVMMiB)
+	p.FSSizeGiven = f.Machine.FSSizeMiB != nil || f.Machine.FSSizeVMMiB != nil
 	set(&p.RootFS.Name, f.RootFS.Name)
 	set(&p.Kernel.Name, f.Kernel.Name)
 	set(&p.Builder.Name, f.Builder.Name)

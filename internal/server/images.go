@@ -119,7 +119,7 @@ func (s *Server) createImage(ctx context.Context, in *createImageInput) (*output
 		return nil, err
 	}
 	req := s.imageRequest(ctx, b.ImageName)
-	req.Description = b.Description
+	req.Description, req.Replace = b.Description, b.Replace
 	if b.SizeMiB != nil {
 		if *b.SizeMiB < 0 {
 			return nil, fault.Invalidf("size_mib is %d; it cannot be negative", *b.SizeMiB)

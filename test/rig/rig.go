@@ -45,8 +45,9 @@ type Server struct {
 	requests []string
 	cuts     int
 	impostor bool
-	polls    int            // how often a machine that boots says that it is not ready
-	asked    map[string]int // by VM
+	built    map[string][]string // by digest of an image
+	polls    int                 // how often a machine that boots says that it is not ready
+	asked    map[string]int      // by VM
 }
 
 // New starts a server that ends with the test. Everybody may log in by e-mail and SSH key.
@@ -58,7 +59,7 @@ func New(t testing.TB) *Server {
 // NewWithLogin is New with another rule about who may log in by e-mail and SSH key.
 func NewWithLogin(t testing.TB, mode registry.LoginMode) *Server {
 	t.Helper()
-	s := &Server{t: t, asked: map[string]int{}, Rig: machinetest.New(t, machinetest.Options{MemoryMiB: 1 << 17})}
+	s := &Server{t: t, asked: map[string]int{}, built: map[string][]string{}, Rig: machinetest.New(t, machinetest.Options{MemoryMiB: 1 << 17})}
 	ctx := context.Background()
 	s.Registry = registry.New(s.Catalog, registry.Options{Login: registry.LoginOptions{Mode: mode}})
 	var err error
