@@ -16,7 +16,8 @@ func (a *App) rootfsInitCommand() *cobra.Command {
 	var format formatFlags
 	cmd := &cobra.Command{
 		Use: "init [path]", Short: "Write a commented build script",
-		Long:    "Write an example of a build script, with comments, to build.toml or the path given. A file that exists stays as it is.",
+		Long: `Write an example of a build script, with comments, to build.toml or the path given. A file that exists
+stays as it is.`,
 		Example: "  vers rootfs init\n  vers rootfs init images/web/build.toml",
 		Args:    arguments(cobra.MaximumNArgs(1)),
 		RunE:    func(_ *cobra.Command, args []string) error { return a.rootfsInit(optional(args), format) },

@@ -30,7 +30,7 @@ dockerfile = "docker/Dockerfile"
 `
 	all := Project{
 		Machine: Machine{2048, 4, 4096}, RootFS: RootFS{"custom"}, Kernel: Kernel{"other.bin"},
-		Builder: Builder{"none", "docker/Dockerfile"}, File: "vers.toml",
+		Builder: Builder{"none", "docker/Dockerfile"}, FSSizeGiven: true, File: "vers.toml",
 	}
 	with := func(change func(*Project)) Project {
 		p := DefaultProject()
@@ -47,9 +47,9 @@ dockerfile = "docker/Dockerfile"
 		{"byte order mark", "\xef\xbb\xbf" + full, all},
 		{"subset", "[machine]\nvcpu_count = 2\n", with(func(p *Project) { p.Machine.VCPUCount = 2 })},
 		{"zero is kept", "[machine]\nmem_size_mib = 0\n", with(func(p *Project) { p.Machine.MemSizeMiB = 0 })},
-		{"second disk name", "[machine]\nfs_size_mib = 99\n", with(func(p *Project) { p.Machine.FSSizeMiB = 99 })},
+		{"second disk name", "[machine]\nfs_size_mib = 99\n", with(func(p *Project) { p.Machine.FSSizeMiB, p.FSSizeGiven = 99, true })},
 		{"both disk names", "[machine]\nfs_size_mib = 99\nfs_size_vm_mib = 98\n", with(func(p *Project) {
-			p.Machine.FSSizeMiB = 98
+			p.Machine.FSSizeMiB, p.FSSizeGiven = 98, true
 			p.Warnings = []string{"vers.toml: machine.fs_size_mib (99) is ignored because machine.fs_size_vm_mib (98) is set too"}
 		})},
 		{"cluster size", "[machine]\nfs_size_cluster_mib = 99\n", with(func(p *Project) {
