@@ -5,11 +5,14 @@ PREFIX  ?= /usr/local
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+# The container engine is a module of its own, since it brings a hundred others. These tags leave out what needs cgo.
+BUILDER      := bin/vers-builder
+BUILDER_TAGS := containers_image_openpgp exclude_graphdriver_btrfs exclude_graphdriver_devicemapper netgo osusergo
 
-.PHONY: help build deps demo test bench lint install up down clean
+.PHONY: help build builder vet-builder deps demo test bench lint install up down clean
 
 help:
-	@echo 'make build     bin/vers, bin/versd, bin/vers-agent'
+	@echo 'make build     bin/vers, bin/versd, bin/vers-agent, bin/vers-builder'
 	@echo 'make deps      install the Debian packages that vers, its demo and its tests use (root)'
 	@echo 'make demo      a VM that is changed, committed, restored and branched (root; a minute the first time)'
 	@echo 'make test      everything that CI checks (ACCEL=kvm: on KVM instead of what is proven to work)'
@@ -19,8 +22,15 @@ help:
 	@echo 'make up        a development server with its data in .dev; prints the exports for a shell: eval "$$(make up)"'
 	@echo 'make down      end it, and its VMs'
 
-build:
+build: builder
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/vers ./cmd/versd ./cmd/vers-agent
+
+# -mod=mod: a module that the main one needs newer, the builder gets newer too.
+builder:
+	@CGO_ENABLED=0 $(GO) -C builder build -mod=mod -trimpath -tags '$(BUILDER_TAGS)' -ldflags '$(LDFLAGS)' -o $(abspath $(BUILDER)) .
+
+vet-builder:
+	@CGO_ENABLED=0 $(GO) -C builder vet -mod=mod -tags '$(BUILDER_TAGS)' ./...
 
 deps:
 	@scripts/deps
@@ -39,7 +49,7 @@ lint:
 	@scripts/lint
 
 install: build
-	install -D -t $(DESTDIR)$(PREFIX)/bin bin/vers bin/versd bin/vers-agent
+	install -D -t $(DESTDIR)$(PREFIX)/bin bin/vers bin/versd bin/vers-agent bin/vers-builder
 	install -d $(DESTDIR)/etc/vers $(DESTDIR)/etc/systemd/system
 	sed 's|/usr/local/bin|$(PREFIX)/bin|' dist/versd.service >$(DESTDIR)/etc/systemd/system/versd.service
 	test -e $(DESTDIR)/etc/vers/versd.toml || install -m 0644 dist/versd.toml $(DESTDIR)/etc/vers/versd.toml

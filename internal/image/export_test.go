@@ -6,5 +6,7 @@ var (
 	ModuleDepends = moduleDepends
 	ModuleName    = moduleName
 	GuestModules  = guestModules
+	TarToExt4     = tarToExt4
+	FillByTree    = fillByTree
 	WithLock      = withLock
 )

@@ -1,6 +1,7 @@
 package image_test
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"os"
@@ -145,6 +146,157 @@ func TestLockIsExclusive(t *testing.T) {
 	}
 	if err := image.WithLock(t.Context(), dir, func() error { return nil }); err != nil {
 		t.Errorf("not given back: %v", err)
+	}
+}
+
+// testArchive is a small root file system with what is easily lost.
+func testArchive(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "root.tar")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(f)
+	when := time.Unix(1_600_000_000, 0)
+	for _, h := range []tar.Header{
+		{Name: "./", Typeflag: tar.TypeDir, Mode: 0o700},
+		{Name: "./etc/", Typeflag: tar.TypeDir, Mode: 0o755},
+		{Name: "./etc/owned", Typeflag: tar.TypeReg, Mode: 0o4750, Uid: 100000, Gid: 42, Size: 5},
+		{Name: "./etc/link", Typeflag: tar.TypeSymlink, Linkname: "owned"},
+		{Name: "./etc/hard", Typeflag: tar.TypeLink, Linkname: "./etc/owned"},
+		{Name: "./dev/", Typeflag: tar.TypeDir, Mode: 0o700},
+		{Name: "./dev/null", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 3},
+		{Name: "./null", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 3},
+	} {
+		h.ModTime, h.Format = when, tar.FormatPAX
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if h.Size > 0 {
+			if _, err := w.Write([]byte("hello")); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := errors.Join(w.Close(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// checkExt4 looks at a file system made of testArchive without mounting it.
+func checkExt4(t *testing.T, path string) {
+	t.Helper()
+	if out, err := exec.CommandContext(t.Context(), "e2fsck", "-fn", path).CombinedOutput(); err != nil {
+		t.Errorf("e2fsck: %v\n%s", err, out)
+	}
+	for request, wants := range map[string][]string{
+		"stat /etc/owned": {"Mode:  04750", "User: 100000", "Group:    42", "Links: 2", "Size: 5"},
+		"stat /etc/link":  {"Type: symlink", "owned"},
+		"stat /null":      {"Type: character special", "01:03"},
+		"stat /":          {"Mode:  0755"},
+		"stat /dev/null":  {"File not found"},
+		"stat /dev":       {"Mode:  0755"},
+		"stat /tmp":       {"Mode:  01777"},
+		"stat /proc":      {"Mode:  0555"},
+		"cat /etc/hard":   {"hello"},
+		"stats":           {"resize_inode", "Inode count:              65536", "Block size:               4096", "Reserved block count:     0"},
+	} {
+		out, err := exec.CommandContext(t.Context(), "debugfs", "-R", request, path).CombinedOutput()
+		if err != nil {
+			t.Fatalf("debugfs %s: %v", request, err)
+		}
+		for _, want := range wants {
+			if !strings.Contains(string(out), want) {
+				t.Errorf("%s does not say %q:\n%s", request, want, out)
+			}
+		}
+	}
+}
+
+func TestTarToExt4(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "root.ext4")
+	var said strings.Builder
+	if err := image.TarToExt4(t.Context(), testArchive(t), path, image.DefaultDiskBytes, &said); err != nil {
+		t.Fatal(err)
+	}
+	checkExt4(t, path)
+	t.Logf("said %q", &said)
+	info, err := os.Stat(path)
+	if err != nil || info.Size() != image.DefaultDiskBytes {
+		t.Errorf("%v, %v", info, err)
+	}
+	noMounts(t, path)
+}
+
+// The way without a loop device gives the same, but for parts of seconds.
+func TestTarToExt4WithoutLoop(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "root.ext4")
+	write(t, path, "")
+	if err := os.Truncate(path, image.DefaultDiskBytes); err != nil {
+		t.Fatal(err)
+	}
+	if err := image.FillByTree(t.Context(), testArchive(t), path); err != nil {
+		t.Fatal(err)
+	}
+	checkExt4(t, path)
+	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
+		t.Errorf("left behind: %v (%v)", entries, err)
+	}
+}
+
+// A damaged archive and a stopped build leave no file, no mount and no loop device.
+func TestTarToExt4Undoes(t *testing.T) {
+	broken := filepath.Join(t.TempDir(), "broken.tar")
+	write(t, broken, strings.Repeat("no archive ", 2000))
+	stopped, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, tt := range map[string]struct {
+		ctx     context.Context
+		archive string
+	}{
+		"broken archive": {t.Context(), broken},
+		"no archive":     {t.Context(), filepath.Join(t.TempDir(), "absent")},
+		"stopped":        {stopped, testArchive(t)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "root.ext4")
+			if err := image.TarToExt4(tt.ctx, tt.archive, path, image.DefaultDiskBytes, nil); err == nil {
+				t.Fatal("no error")
+			}
+			if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the file is still there (%v)", err)
+			}
+			noMounts(t, path)
+		})
+	}
+	path := filepath.Join(t.TempDir(), "mine.ext4")
+	write(t, path, "precious")
+	if err := image.TarToExt4(t.Context(), testArchive(t), path, image.DefaultDiskBytes, nil); err == nil {
+		t.Error("an existing file was overwritten")
+	}
+	if data, err := os.ReadFile(path); err != nil || string(data) != "precious" {
+		t.Errorf("an existing file was damaged: %q, %v", data, err)
+	}
+}
+
+func noMounts(t *testing.T, path string) {
+	t.Helper()
+	// losetup -j names deleted files too.
+	out, err := exec.CommandContext(t.Context(), "losetup", "-a").Output()
+	if err != nil {
+		t.Logf("losetup: %v", err)
+	}
+	if strings.Contains(string(out), path) {
+		t.Errorf("a loop device is still attached: %s", out)
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(mounts), "vers-mnt-") {
+		t.Errorf("still mounted:\n%s", mounts)
 	}
 }
 

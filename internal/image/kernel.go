@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"vers/internal/fault"
-	"vers/internal/program"
 )
 
 // kernelMeta is Debian's package that always depends on the newest kernel for virtual machines.
@@ -91,7 +90,7 @@ func makeKernel(ctx context.Context, kernels, name string, progress io.Writer) e
 	}
 	say(progress, "unpacking the kernel")
 	tree := filepath.Join(source.dir, "tree")
-	if _, err := program.Run(ctx, exec.CommandContext(ctx, "dpkg-deb", "-x", deb, tree)); err != nil {
+	if _, err := run(ctx, exec.CommandContext(ctx, "dpkg-deb", "-x", deb, tree)); err != nil {
 		return err
 	}
 	release := strings.TrimPrefix(pkg, "linux-image-")
@@ -165,7 +164,7 @@ func decompressModule(ctx context.Context, path string) (string, error) {
 	if plainModule(path) == path {
 		return path, nil
 	}
-	_, err := program.Run(ctx, exec.CommandContext(ctx, "xz", "-d", "-k", "-f", "-q", path))
+	_, err := run(ctx, exec.CommandContext(ctx, "xz", "-d", "-k", "-f", "-q", path))
 	return plainModule(path), err
 }
 

@@ -5,14 +5,11 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -29,13 +26,13 @@ func newKernelGuest(t testing.TB, dir string) *kernelGuest {
 	t.Helper()
 	g := &kernelGuest{t: t, work: make(chan func())}
 	ready := make(chan error, 1)
-	var tap *os.File
+	var tap *Tap
 	go func() {
 		runtime.LockOSThread() // never unlocked: the namespace ends with the thread
 		ns, err := netns.New()
 		if err == nil {
 			defer ns.Close()
-			tap, err = openTap(mainSide())
+			tap, err = NewTap(dir)
 		}
 		ready <- err
 		for do := range g.work {
@@ -48,67 +45,11 @@ func newKernelGuest(t testing.TB, dir string) *kernelGuest {
 	} else if err != nil {
 		t.Fatal(err)
 	}
-	local := &net.UnixAddr{Name: filepath.Join(dir, "net0.qemu"), Net: "unixgram"}
-	socket, err := net.ListenUnixgram("unixgram", local)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var pumps sync.WaitGroup
-	remote := &net.UnixAddr{Name: filepath.Join(dir, "net0.host"), Net: "unixgram"}
-	pumps.Go(func() {
-		frame := make([]byte, 1<<16)
-		for {
-			n, err := tap.Read(frame)
-			if err != nil {
-				return
-			}
-			_, _ = socket.WriteToUnix(frame[:n], remote)
-		}
-	})
-	pumps.Go(func() {
-		frame := make([]byte, 1<<16)
-		for {
-			n, _, err := socket.ReadFromUnix(frame)
-			if err != nil {
-				return
-			}
-			_, _ = tap.Write(frame[:n])
-		}
-	})
 	t.Cleanup(func() {
 		_ = tap.Close()
-		_ = socket.Close()
-		pumps.Wait()
 		close(g.work)
 	})
 	return g
-}
-
-func openTap(s side) (*os.File, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	request, err := unix.NewIfreq("eth0")
-	if err != nil {
-		return nil, err
-	}
-	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
-		return nil, err
-	}
-	file := os.NewFile(uintptr(fd), "tap")
-	link, err := netlink.LinkByName("eth0")
-	if err != nil {
-		return nil, err
-	}
-	address := &netlink.Addr{IPNet: &net.IPNet{IP: s.guest.AsSlice(), Mask: net.CIDRMask(24, 32)}}
-	return file, errors.Join(
-		netlink.LinkSetHardwareAddr(link, s.guestMAC[:]),
-		netlink.AddrAdd(link, address),
-		netlink.LinkSetUp(link),
-		netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: s.host.AsSlice()}),
-	)
 }
 
 // do runs f inside the guest's namespace.

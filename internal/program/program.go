@@ -35,16 +35,13 @@ func Find(name, debianPackage string) (string, error) {
 	return "", fault.Unavailablef("%s is not installed: install the Debian package %s: %w", name, debianPackage, err)
 }
 
-// Run runs a command to its end and gives its standard output. The error carries the end of what the command printed
-// as errors, unless that goes elsewhere.
+// Run runs a command to its end and gives its standard output. The error carries the end of what the command printed.
 func Run(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 	var out, errs bytes.Buffer
 	if cmd.Stdout == nil {
 		cmd.Stdout = &out
 	}
-	if cmd.Stderr == nil {
-		cmd.Stderr = &errs
-	}
+	cmd.Stderr = &errs
 	err := cmd.Run()
 	if err == nil {
 		return out.Bytes(), nil

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containers/buildah"
+	"github.com/containers/buildah/define"
+	"go.podman.io/common/libimage"
+	"go.podman.io/common/pkg/config"
+	"go.podman.io/image/v5/docker"
+	"go.podman.io/image/v5/docker/reference"
+	istorage "go.podman.io/image/v5/storage"
+	"go.podman.io/storage"
+	"go.podman.io/storage/pkg/archive"
+	"go.podman.io/storage/pkg/chrootarchive"
+
+	"vers/internal/build/engine"
+	"vers/internal/build/engine/embedded/wire"
+	"vers/internal/fault"
+)
+
+func splitPlatform(platform string) (os, arch, variant string) {
+	parts := append(strings.Split(platform, "/"), "", "")
+	return parts[0], parts[1], parts[2]
+}
+
+// resolve finds an image, and pulls it as the policy says.
+func (w *worker) resolve(ctx context.Context, r engine.Reference) (*engine.Image, error) {
+	if _, err := reference.ParseAnyReference(r.Name); err != nil {
+		return nil, fault.Invalidf("%q is no name of an image: %w", r.Name, err)
+	}
+	policy := config.PullPolicyMissing
+	switch r.Pull {
+	case engine.PullAlways:
+		policy = config.PullPolicyAlways
+	case engine.PullNever:
+		policy = config.PullPolicyNever
+	}
+	options := &libimage.PullOptions{}
+	options.SystemContext = systemContext(r.Platform)
+	options.OS, options.Architecture, options.Variant = splitPlatform(r.Platform)
+	options.SignaturePolicyPath, options.AuthFilePath = signaturePath, authFile
+	options.Username, options.Password = r.Username, r.Password
+	retries := uint(1)
+	options.MaxRetries = &retries
+	images, err := w.images.Pull(ctx, r.Name, policy, options)
+	if err != nil {
+		return nil, pullError(r.Name, err)
+	}
+	if len(images) != 1 {
+		return nil, fault.Invalidf("%q names %d images", r.Name, len(images))
+	}
+	return describe(ctx, images[0])
+}
+
+// pullError gives what registries answer its kind.
+func pullError(name string, err error) error {
+	var unauthorized docker.ErrUnauthorizedForCredentials
+	text := err.Error()
+	switch {
+	case errors.As(err, &unauthorized), strings.Contains(text, "unauthorized"), strings.Contains(text, "authentication required"):
+		return fault.Forbiddenf("the registry refuses access to image %s: check user name and password. %w", name, err)
+	case errors.Is(err, storage.ErrImageUnknown), strings.Contains(text, "manifest unknown"), strings.Contains(text, "name unknown"),
+		strings.Contains(text, "not found"), strings.Contains(text, "requested access to the resource is denied"):
+		return fault.NotFoundf("image %s is neither here nor in its registry: %w", name, err)
+	case strings.Contains(text, "dial tcp"), strings.Contains(text, "pinging container registry"), strings.Contains(text, "i/o timeout"):
+		return fault.Unavailablef("the registry of image %s does not answer: %w", name, err)
+	}
+	return fmt.Errorf("get image %s: %w", name, err)
+}
+
+// describe reads what callers want to know about an image.
+func describe(ctx context.Context, image *libimage.Image) (*engine.Image, error) {
+	data, err := image.Inspect(ctx, nil)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration of image %s: %w", image.ID(), err)
+	}
+	result := &engine.Image{ID: image.ID(), Digest: "sha256:" + image.ID()}
+	if c := data.Config; c != nil {
+		result.Config = engine.Config{
+			Env: c.Env, WorkingDir: c.WorkingDir, User: c.User, Entrypoint: c.Entrypoint, Cmd: c.Cmd, Labels: c.Labels,
+		}
+		for port := range c.ExposedPorts {
+			result.Config.ExposedPorts = append(result.Config.ExposedPorts, port)
+		}
+		slices.Sort(result.Config.ExposedPorts)
+	}
+	return result, nil
+}
+
+// find is an image that the store has, by ID or name.
+func (w *worker) find(name string) (*libimage.Image, error) {
+	image, _, err := w.images.LookupImage(name, nil)
+	if errors.Is(err, storage.ErrImageUnknown) {
+		return nil, fault.NotFoundf("image %s is not in the store", name)
+	}
+	return image, err
+}
+
+// load makes an image of a tar archive.
+func (w *worker) load(ctx context.Context, load wire.Load, data io.Reader) (*engine.Image, error) {
+	name, err := reference.ParseNormalizedNamed(load.Name)
+	if err != nil {
+		return nil, fault.Invalidf("%q is no name of an image: %w", load.Name, err)
+	}
+	builder, err := buildah.NewBuilder(ctx, w.store, w.builderOptions("scratch"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = builder.Delete() }()
+	root, err := builder.Mount("")
+	if err != nil {
+		return nil, err
+	}
+	if err := chrootarchive.Untar(data, root, &archive.TarOptions{}); err != nil {
+		if diskFull(err) {
+			return nil, err
+		}
+		return nil, fault.Invalidf("unpack the archive for image %s: %w", load.Name, err)
+	}
+	applyConfig(builder, load.Config)
+	target, err := istorage.Transport.ParseStoreReference(w.store, localName(name))
+	if err != nil {
+		return nil, err
+	}
+	// Always the same time, so that the same archive is the same image.
+	epoch := time.Unix(0, 0).UTC()
+	id, _, _, err := builder.Commit(ctx, target, buildah.CommitOptions{
+		PreferredManifestType: define.Dockerv2ImageManifest, SignaturePolicyPath: signaturePath, SystemContext: systemContext(""),
+		HistoryTimestamp: &epoch,
+	})
+	if err != nil {
+		return nil, err
+	}
+	image, err := w.find(id)
+	if err != nil {
+		return nil, err
+	}
+	return describe(ctx, image)
+}
+
+// localName is the name that an image made here is stored under: without a registry in it, no registry is ever asked.
+func localName(name reference.Named) string {
+	tagged := reference.TagNameOnly(name)
+	if familiar := reference.FamiliarString(tagged); !strings.Contains(reference.FamiliarString(name), reference.Domain(name)) {
+		return "localhost/" + familiar
+	}
+	return tagged.String()
+}
+
+func applyConfig(builder *buildah.Builder, c engine.Config) {
+	for _, pair := range c.Env {
+		key, value, _ := strings.Cut(pair, "=")
+		builder.SetEnv(key, value)
+	}
+	for key, value := range c.Labels {
+		builder.SetLabel(key, value)
+	}
+	for _, port := range c.ExposedPorts {
+		builder.SetPort(port)
+	}
+	builder.SetWorkDir(c.WorkingDir)
+	builder.SetUser(c.User)
+	builder.SetEntrypoint(c.Entrypoint)
+	builder.SetCmd(c.Cmd)
+}
+
+// builderOptions are those of every working container; its name ends in the run's ID, by which it is found when the run
+// was killed.
+func (w *worker) builderOptions(from string) buildah.BuilderOptions {
+	return buildah.BuilderOptions{
+		FromImage: from, ContainerSuffix: w.ID, PullPolicy: define.PullNever, Isolation: define.IsolationOCI,
+		SignaturePolicyPath: signaturePath, SystemContext: systemContext(""), NetworkInterface: noNetworks{},
+		DefaultMountsFilePath: mountsConf, CommonBuildOpts: w.commonOptions(), Format: define.Dockerv2ImageManifest,
+	}
+}
+
+// export writes the root file system of an image.
+func (w *worker) export(ctx context.Context, image engine.Image) error {
+	found, err := w.find(image.ID)
+	if err != nil {
+		return err
+	}
+	root, err := found.Mount(ctx, nil, "")
+	if err != nil {
+		return fmt.Errorf("mount image %s: %w", image.ID, err)
+	}
+	defer func() { _ = found.Unmount(true) }()
+	described, err := describe(ctx, found)
+	if err != nil {
+		return err
+	}
+	return writeTar(w.conn.Writer(wire.Data), root, described.Config.WorkingDir)
+}
+
+// clean removes the working containers of runs, which are known by the ends of their names.
+func (w *worker) clean(ids []string) error {
+	containers, err := w.store.Containers()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, container := range containers {
+		for _, id := range ids {
+			if slices.ContainsFunc(container.Names, func(name string) bool { return ofRun(name, id) }) {
+				errs = append(errs, w.store.DeleteContainer(container.ID))
+				break
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ofRun recognises a name with the suffix, behind which buildah may put a counter.
+func ofRun(name, id string) bool {
+	rest, found := name, false
+	if i := strings.LastIndex(name, "-"+strings.TrimPrefix(id, ".")); i >= 0 {
+		rest, found = name[i+1+len(strings.TrimPrefix(id, ".")):], true
+	}
+	return found && (rest == "" || strings.HasPrefix(rest, "-"))
+}
