@@ -5,7 +5,6 @@ var (
 	NewCpioWriter = newCpioWriter
 	ModuleDepends = moduleDepends
 	ModuleName    = moduleName
-	GuestModules  = guestModules
 	TarToExt4     = tarToExt4
 	FillByTree    = fillByTree
 	WithLock      = withLock

@@ -89,18 +89,45 @@ func makeKernel(ctx context.Context, kernels, name string, progress io.Writer) e
 		return err
 	}
 	say(progress, "unpacking the kernel")
-	tree := filepath.Join(source.dir, "tree")
-	if _, err := run(ctx, exec.CommandContext(ctx, "dpkg-deb", "-x", deb, tree)); err != nil {
+	unpacked, err := unpackKernel(ctx, deb, filepath.Join(source.dir, "tree"))
+	if err != nil {
 		return err
 	}
-	release := strings.TrimPrefix(pkg, "linux-image-")
+	return publishKernel(ctx, kernels, name, unpacked, progress)
+}
 
+// kernelFiles are what a kernel is made of.
+type kernelFiles struct {
+	vmlinuz string
+	modules string // lib/modules/<release>; "": every driver is built into the kernel
+	release string // uname -r
+}
+
+// unpackKernel unpacks a kernel package into tree. fault.NotFound if there is no kernel in it.
+func unpackKernel(ctx context.Context, deb, tree string) (kernelFiles, error) {
+	if _, err := run(ctx, exec.CommandContext(ctx, "dpkg-deb", "-x", deb, tree)); err != nil {
+		return kernelFiles{}, err
+	}
+	found, err := filepath.Glob(filepath.Join(tree, "boot", "vmlinuz-*"))
+	if err != nil || len(found) != 1 {
+		return kernelFiles{}, fault.NotFoundf("there are %d kernels (/boot/vmlinuz-…) in the package %s, want one", len(found), filepath.Base(deb))
+	}
+	k := kernelFiles{vmlinuz: found[0], release: strings.TrimPrefix(filepath.Base(found[0]), "vmlinuz-")}
+	k.modules = filepath.Join(tree, "lib", "modules", k.release)
+	if _, err := os.Stat(k.modules); err != nil {
+		k.modules = filepath.Join(tree, "usr", "lib", "modules", k.release) // Debian 13
+	}
+	return k, nil
+}
+
+// publishKernel makes <kernels>/<name> out of a kernel's files, complete or not at all. Called with the lock held.
+func publishKernel(ctx context.Context, kernels, name string, files kernelFiles, progress io.Writer) error {
 	stage, err := os.MkdirTemp(kernels, ".new-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(stage)
-	if err := stageKernel(ctx, tree, stage, release); err != nil {
+	if err := stageKernel(ctx, files, stage); err != nil {
 		return err
 	}
 	// What is there now is not whole, or OpenKernel would have found it.
@@ -111,44 +138,23 @@ func makeKernel(ctx context.Context, kernels, name string, progress io.Writer) e
 	if err := os.Rename(stage, final); err != nil {
 		return err
 	}
-	say(progress, "kernel %s is ready (%s)", name, release)
+	say(progress, "kernel %s is ready (%s)", name, files.release)
 	return syncDir(kernels)
 }
 
-// stageKernel copies what guests need out of an unpacked kernel package.
-func stageKernel(ctx context.Context, tree, stage, release string) error {
-	modules := filepath.Join(tree, "lib", "modules", release)
-	if _, err := os.Stat(modules); err != nil {
-		modules = filepath.Join(tree, "usr", "lib", "modules", release) // Debian 13
-	}
-	if err := copyFile(filepath.Join(tree, "boot", "vmlinuz-"+release), filepath.Join(stage, "vmlinuz")); err != nil {
+// stageKernel copies what guests need of a kernel.
+func stageKernel(ctx context.Context, files kernelFiles, stage string) error {
+	if err := copyFile(files.vmlinuz, filepath.Join(stage, "vmlinuz")); err != nil {
 		return err
 	}
-	all, err := openModuleTree(modules)
-	if err != nil {
+	if err := stageModules(ctx, files, filepath.Join(stage, "modules")); err != nil {
 		return err
-	}
-	order, err := all.loadOrder(guestModules(), func(path string) ([]string, error) {
-		plain, err := decompressModule(ctx, path)
-		if err != nil {
-			return nil, err
-		}
-		return moduleDepends(plain)
-	})
-	if err != nil {
-		return err
-	}
-	for _, file := range append(order, "modules.builtin") {
-		file = plainModule(file)
-		if err := copyFile(filepath.Join(modules, file), filepath.Join(stage, "modules", file)); err != nil {
-			return err
-		}
 	}
 	digest, err := digestTree(stage)
 	if err != nil {
 		return err
 	}
-	for file, text := range map[string]string{"release": release, "digest": digest} {
+	for file, text := range map[string]string{"release": files.release, "digest": digest} {
 		if err := writeDurable(filepath.Join(stage, file), []byte(text+"\n"), 0o644); err != nil {
 			return err
 		}
@@ -156,16 +162,70 @@ func stageKernel(ctx context.Context, tree, stage, release string) error {
 	return os.Chmod(stage, 0o755)
 }
 
+// stageModules copies the modules that guests load, uncompressed, and the list of those that are built in.
+func stageModules(ctx context.Context, files kernelFiles, stage string) error {
+	if files.modules == "" {
+		return stageBuiltIn(stage)
+	}
+	all, err := openModuleTree(files.modules)
+	if err != nil {
+		return err
+	}
+	plain, err := os.MkdirTemp("", "vers-modules-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(plain)
+	paths := map[string]string{} // of uncompressed files, by that of the module
+	order, err := all.loadOrder(guestModules(), func(path string) ([]string, error) {
+		file, err := decompressModule(ctx, path, plain)
+		if err != nil {
+			return nil, err
+		}
+		paths[path] = file
+		return moduleDepends(file)
+	})
+	if err != nil {
+		return err
+	}
+	for _, file := range order {
+		if err := copyFile(paths[filepath.Join(files.modules, file)], filepath.Join(stage, plainModule(file))); err != nil {
+			return err
+		}
+	}
+	return copyFile(filepath.Join(files.modules, "modules.builtin"), filepath.Join(stage, "modules.builtin"))
+}
+
+// stageBuiltIn notes that a kernel needs no modules.
+func stageBuiltIn(stage string) error {
+	if err := os.MkdirAll(stage, 0o755); err != nil {
+		return err
+	}
+	var list strings.Builder
+	for _, module := range guestModules() {
+		fmt.Fprintf(&list, "kernel/%s.ko\n", module.name)
+	}
+	return writeDurable(filepath.Join(stage, "modules.builtin"), []byte(list.String()), 0o644)
+}
+
 // plainModule is the path of a module without the suffix of its compression.
 func plainModule(path string) string { return strings.TrimSuffix(path, ".xz") }
 
-// decompressModule makes sure that the uncompressed form lies beside a module (Debian 13 compresses them).
-func decompressModule(ctx context.Context, path string) (string, error) {
+// decompressModule gives the path of a module's uncompressed form, which it writes into scratch where the module is
+// compressed (as Debian 13 has them).
+func decompressModule(ctx context.Context, path, scratch string) (string, error) {
 	if plainModule(path) == path {
 		return path, nil
 	}
-	_, err := run(ctx, exec.CommandContext(ctx, "xz", "-d", "-k", "-f", "-q", path))
-	return plainModule(path), err
+	plain := filepath.Join(scratch, filepath.Base(plainModule(path)))
+	out, err := os.Create(plain)
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "xz", "-d", "-c", "-q", path)
+	cmd.Stdout = out
+	_, err = run(ctx, cmd)
+	return plain, errors.Join(err, out.Close())
 }
 
 // copyFile copies a file, made durable, with the directories it needs.

@@ -13,10 +13,18 @@ import (
 	"vers/internal/fault"
 )
 
+// wantedModule is a module that guests use. One that is optional is left out where the kernel has none.
+type wantedModule struct {
+	name     string
+	optional bool
+}
+
 // guestModules are what a guest needs of the kernel's modules; their dependencies are found in the modules themselves.
-// Guests see virtio devices on PCI only. overlay and fuse are for the software in them: container engines, AppImages.
-func guestModules() []string {
-	return []string{"virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console", "overlay", "fuse"}
+// Guests see virtio devices on PCI only, and their root is ext4, which asks for crc32c without saying so in its
+// dependencies. overlay and fuse are for the software in guests: container engines, AppImages.
+func guestModules() []wantedModule {
+	return []wantedModule{{"crc32c_generic", true}, {"ext4", false}, {"virtio_pci", false}, {"virtio_blk", false}, {"virtio_net", false},
+		{"virtio_rng", false}, {"virtio_console", false}, {"overlay", true}, {"fuse", true}}
 }
 
 // moduleTree is the module directory of one kernel: lib/modules/<release> as its package has it.
@@ -68,7 +76,7 @@ func openModuleTree(dir string) (*moduleTree, error) {
 
 // loadOrder gives the files of the wanted modules and everything they depend on, relative to the tree, each after what
 // it needs. Built-in modules are left out. depends reads the dependencies of one module file.
-func (t *moduleTree) loadOrder(wanted []string, depends func(path string) ([]string, error)) ([]string, error) {
+func (t *moduleTree) loadOrder(wanted []wantedModule, depends func(path string) ([]string, error)) ([]string, error) {
 	const (
 		entered = 1
 		done    = 2
@@ -85,7 +93,7 @@ func (t *moduleTree) loadOrder(wanted []string, depends func(path string) ([]str
 		}
 		file, ok := t.files[name]
 		if !ok {
-			return fault.NotFoundf("the kernel has no module %s (needed by %s), neither built in nor below %s", name, by, t.dir)
+			return fault.NotFoundf("the kernel has no module %s (needed by %s), neither built in nor as %s.ko or %s.ko.xz below %s", name, by, name, name, t.dir)
 		}
 		state[name] = entered
 		deps, err := depends(filepath.Join(t.dir, file))
@@ -101,8 +109,12 @@ func (t *moduleTree) loadOrder(wanted []string, depends func(path string) ([]str
 		order = append(order, file)
 		return nil
 	}
-	for _, name := range wanted {
-		if err := visit(moduleName(name), "the guest"); err != nil {
+	for _, module := range wanted {
+		name := moduleName(module.name)
+		if module.optional && t.files[name] == "" {
+			continue
+		}
+		if err := visit(name, "the guest"); err != nil {
 			return nil, err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -61,10 +62,16 @@ func TestLoadOrder(t *testing.T) {
 		"circle":                        {[]string{"loop_a"}, nil, fault.Invalid},
 		"missing dependency":            {[]string{"orphan"}, nil, fault.NotFound},
 		"unknown":                       {[]string{"absent"}, nil, fault.NotFound},
+		"optional":                      {[]string{"absent?", "virtio-rng?", "crc?"}, []string{"kernel/ring.ko", "kernel/virtio-rng.ko"}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tree, depends := fakeTree(t, deps, "kernel/lib/crc.ko\n")
-			got, err := tree.loadOrder(tt.wanted, depends)
+			var wanted []wantedModule
+			for _, name := range tt.wanted {
+				name, optional := strings.CutSuffix(name, "?")
+				wanted = append(wanted, wantedModule{name, optional})
+			}
+			got, err := tree.loadOrder(wanted, depends)
 			if fault.KindOf(err) != tt.kind || (err != nil) != (tt.kind != 0) {
 				t.Fatalf("error %v", err)
 			}
