@@ -27,6 +27,7 @@ type Server struct {
 	Egress           Egress    `toml:"egress"`
 	Quota            Quota     `toml:"quota"`
 	ShellAuth        ShellAuth `toml:"shell_auth"`
+	Builder          Engines   `toml:"builder"`
 	LogLevel         string    `toml:"log_level"`
 }
 
@@ -36,6 +37,16 @@ type Quota struct {
 	VCPUs      int64 `toml:"vcpus"`
 	MemoryMiB  int64 `toml:"memory_mib"`
 	StorageMiB int64 `toml:"storage_mib"` // of commits
+}
+
+// Engines is the container engine that runs Dockerfiles, and what one build may use (docs/builds.md).
+type Engines struct {
+	Engine     string   `toml:"engine"`     // "auto" or "embedded"
+	Registries []string `toml:"registries"` // host:port, reached whatever egress says
+	Runtime    string   `toml:"runtime"`    // OCI runtime of the embedded engine
+	MemoryMiB  int64    `toml:"memory_mib"` // these are of one build
+	Processes  int64    `toml:"processes"`
+	DiskMiB    int64    `toml:"disk_mib"`
 }
 
 // ShellAuth says who may log in by e-mail and SSH key (docs/operating.md).
@@ -58,6 +69,7 @@ func DefaultServer() Server {
 		Accelerator: "auto", QEMU: "qemu-system-x86_64", UIDBase: 700000,
 		MemoryReserveMiB: 1024, MemoryOvercommit: 1, FlatBudgetMiB: 65536,
 		Egress: Egress{Mode: "internet"}, ShellAuth: ShellAuth{Mode: "closed"}, LogLevel: "info",
+		Builder: Engines{Engine: "auto", Runtime: "runc", MemoryMiB: 2048, Processes: 4096, DiskMiB: 20480},
 	}
 }
 
@@ -112,6 +124,9 @@ func (c *Server) Check() error {
 	case c.Egress.Mode != "internet" && c.Egress.Mode != "none":
 		return fmt.Errorf("configuration: egress.mode is %q; internet or none is possible", c.Egress.Mode)
 	}
+	if err := c.Builder.check(); err != nil {
+		return err
+	}
 	if c.Listen == "" {
 		return nil
 	}
@@ -121,6 +136,21 @@ func (c *Server) Check() error {
 	}
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		return fmt.Errorf("configuration: listen is %q, which is not a loopback address: put a TLS proxy in front until the gateway exists", c.Listen)
+	}
+	return nil
+}
+
+func (e Engines) check() error {
+	switch {
+	case e.Engine != "auto" && e.Engine != "embedded":
+		return fmt.Errorf("configuration: builder.engine is %q; auto or embedded is possible", e.Engine)
+	case e.MemoryMiB < 16 || e.Processes < 16 || e.DiskMiB < 16:
+		return errors.New("configuration: memory_mib, processes and disk_mib of [builder] must be 16 or more")
+	}
+	for _, registry := range e.Registries {
+		if _, _, err := net.SplitHostPort(registry); err != nil {
+			return fmt.Errorf("configuration: builder.registries: %q is not host:port: %w", registry, err)
+		}
 	}
 	return nil
 }

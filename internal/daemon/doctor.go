@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"vers/internal/build/engine/choice"
 	"vers/internal/config"
 	"vers/internal/doctor"
 	"vers/internal/image"
@@ -16,6 +17,7 @@ import (
 func Doctor(ctx context.Context, c config.Server, brief bool, out io.Writer) error {
 	o := doctor.Options{DataDir: c.DataDir, QEMU: c.QEMU}
 	o.Accelerator, o.Unconfined = proveAccelerator(ctx, c)
+	o.Engine, o.EngineNotes, o.EngineErr = proveEngine(ctx, c)
 	checks := doctor.Run(ctx, o)
 	healthy := doctor.Healthy(checks)
 	if err := doctor.Print(out, checks, brief); err != nil {
@@ -48,4 +50,18 @@ func proveAccelerator(ctx context.Context, c config.Server) (accelerator string,
 	}
 	host := driver.Host()
 	return host.Accelerator + ": " + host.AcceleratorBy, host.Unconfined
+}
+
+// proveEngine says which container engine builds images, what it lacks, and why there is none.
+func proveEngine(ctx context.Context, c config.Server) (name string, notes []string, err error) {
+	eng, err := choice.Open(ctx, engineOptions(c, ""))
+	if err != nil {
+		return "", nil, err
+	}
+	defer eng.Close()
+	has, err := eng.Capabilities(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	return fmt.Sprintf("%s (%s, %s)", has.Engine, has.Version, has.Isolation), has.Notes, nil
 }

@@ -34,6 +34,9 @@ type Options struct {
 	QEMU        string   // name in PATH or path; "" is qemu-system-x86_64
 	Accelerator string   // which one is used and the proof, from internal/qemu; "" if not known
 	Unconfined  []string // what of QEMU's confinement this host does not allow, from internal/qemu; nil if not known
+	Engine      string   // the container engine that builds images; "" if there is none
+	EngineNotes []string // what it lacks on this host
+	EngineErr   error    // why there is none; nil with an empty Engine: nobody asked
 }
 
 // Run makes all checks, in the order in which they are worth reading. They take about a second and leave nothing behind.
@@ -52,6 +55,9 @@ func Run(ctx context.Context, o Options) []Check {
 		checks = append(checks, confinement(o.Unconfined))
 	}
 	checks = append(checks, guestMemory(ctx)...)
+	if o.Engine != "" || o.EngineErr != nil {
+		checks = append(checks, containerEngine(o))
+	}
 	return checks
 }
 

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -191,6 +192,24 @@ func TestConfinement(t *testing.T) {
 			}
 		}
 		if listed := len(got) == 1; listed != tt.listed || listed && got[0].OK != tt.ok {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+func TestContainerEngine(t *testing.T) {
+	for name, test := range map[string]struct {
+		options Options
+		ok      bool
+		detail  string
+		fix     string
+	}{
+		"fine":    {Options{Engine: "embedded (buildah 1, runc 1)"}, true, "embedded (buildah 1, runc 1)", ""},
+		"gaps":    {Options{Engine: "embedded", EngineNotes: []string{"No limits."}}, false, "embedded: No limits.", ""},
+		"no runc": {Options{EngineErr: errors.New("runc is not installed")}, false, "no Dockerfile can be built: runc is not installed", "apt-get install runc"},
+	} {
+		got := containerEngine(test.options)
+		if got.OK != test.ok || got.Detail != test.detail || got.Fix != test.fix || got.Level != Recommended {
 			t.Errorf("%s: %+v", name, got)
 		}
 	}

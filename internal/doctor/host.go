@@ -105,6 +105,21 @@ func findTool(name string) (string, error) {
 	return path, err
 }
 
+// containerEngine says whether Dockerfiles can be built. VMs run without.
+func containerEngine(o Options) Check {
+	c := Check{Name: "container engine", Level: Recommended, OK: o.EngineErr == nil && len(o.EngineNotes) == 0, Detail: o.Engine}
+	switch {
+	case o.EngineErr != nil:
+		c.Detail = "no Dockerfile can be built: " + o.EngineErr.Error()
+		if strings.Contains(c.Detail, "runc") {
+			c.Fix = "apt-get install runc"
+		}
+	case len(o.EngineNotes) > 0:
+		c.Detail += ": " + strings.Join(o.EngineNotes, " ")
+	}
+	return c
+}
+
 func loopDevices() Check {
 	c := Check{Name: "loop devices", Level: Recommended, Fix: "modprobe loop"}
 	f, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
