@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"vers/internal/build/buildfs"
+	"vers/internal/fault"
+)
+
+type rootfsCheckOptions struct {
+	strict bool
+	check  buildfs.CheckOptions
+	format formatFlags
+}
+
+func (a *App) rootfsCheckCommand() *cobra.Command {
+	var o rootfsCheckOptions
+	cmd := &cobra.Command{
+		Use: "check <package>", Short: "Name everything that is wrong with a build script, without building",
+		Long: `Read a package and check it: syntax, keys, values, references. All faults are named at once, with file, line
+and key. Exit code 5 says that there are some.`,
+		Example: `  vers rootfs check build.toml
+  vers rootfs check . --strict --json`,
+		Args: arguments(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.rootfsCheck(cmd.Context(), args[0], o) },
+	}
+	cmd.Flags().BoolVar(&o.strict, "strict", false, "warnings are faults")
+	addCheckFlags(cmd, &o.check)
+	o.format.addJSON(cmd)
+	return cmd
+}
+
+func addCheckFlags(cmd *cobra.Command, o *buildfs.CheckOptions) {
+	cmd.Flags().StringArrayVar(&o.Set, "set", nil, "put a value in place of the script's: KEY=VALUE, such as container.image.tag=trixie; can be repeated")
+	cmd.Flags().BoolVar(&o.Force, "force", false, "take a file system that cannot hold a system, such as vfat")
+	cmd.Flags().BoolVar(&o.HostVolumes, "host-volumes", false, "container.volumes are folders of this machine, writable, not of the package")
+}
+
+// rootfsCheckResult is the JSON output.
+type rootfsCheckResult struct {
+	Package string       `json:"package"`
+	Kind    buildfs.Kind `json:"kind"`
+	OK      bool         `json:"ok"`
+	buildfs.Report
+}
+
+func (a *App) rootfsCheck(ctx context.Context, path string, o rootfsCheckOptions) error {
+	mode, err := o.format.mode()
+	if err != nil {
+		return err
+	}
+	p, err := buildfs.Open(ctx, path)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	script, report, err := p.Check(o.check)
+	if err != nil {
+		return err
+	}
+	ok := len(report.Faults) == 0 && (!o.strict || len(report.Warnings) == 0)
+	if mode == modeJSON {
+		if err := printJSON(a.Streams.Out, rootfsCheckResult{path, p.Kind, ok, *report}); err != nil || ok {
+			return err
+		}
+		return &statusError{exitInvalid}
+	}
+	for _, w := range report.Warnings {
+		a.warn("%s", w)
+	}
+	if err := report.Err(); err != nil {
+		return err
+	}
+	if !ok {
+		return fault.Invalidf("%d warnings, which --strict makes faults", len(report.Warnings))
+	}
+	fmt.Fprintf(a.Streams.Out, "✓ %s (%s) is valid: %s\n", path, p.Kind, script.Summary())
+	return nil
+}
