@@ -178,7 +178,7 @@ func (p *Package) walk(ctx context.Context, names []string, do func(packEntry) e
 				}
 			}
 		}
-		err := fs.WalkDir(p.root.FS(), name, func(name string, d fs.DirEntry, err error) error {
+		err := fs.WalkDir(p.root.FS(), name, func(name string, _ fs.DirEntry, err error) error {
 			if err = errors.Join(err, ctx.Err()); err != nil {
 				return err
 			}
