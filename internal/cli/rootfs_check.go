@@ -29,7 +29,7 @@ and key. Exit code 5 says that there are some.`,
 	}
 	cmd.Flags().BoolVar(&o.strict, "strict", false, "warnings are faults")
 	addCheckFlags(cmd, &o.check)
-	o.format.addJSON(cmd)
+	o.format.addQuiet(cmd, "print the names of the keys with faults only")
 	return cmd
 }
 
@@ -62,6 +62,11 @@ func (a *App) rootfsCheck(ctx context.Context, path string, o rootfsCheckOptions
 		return err
 	}
 	ok := len(report.Faults) == 0 && (!o.strict || len(report.Warnings) == 0)
+	if mode == modeQuiet {
+		for _, f := range report.Faults {
+			fmt.Fprintln(a.Streams.Out, f.Key)
+		}
+	}
 	if mode == modeJSON {
 		if err := printJSON(a.Streams.Out, rootfsCheckResult{path, p.Kind, ok, *report}); err != nil || ok {
 			return err
@@ -76,6 +81,9 @@ func (a *App) rootfsCheck(ctx context.Context, path string, o rootfsCheckOptions
 	}
 	if !ok {
 		return fault.Invalidf("%d warnings, which --strict makes faults", len(report.Warnings))
+	}
+	if mode == modeQuiet {
+		return nil
 	}
 	fmt.Fprintf(a.Streams.Out, "✓ %s (%s) is valid: %s\n", path, p.Kind, script.Summary())
 	return nil

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,11 +50,19 @@ func (t *tree) mend() error {
 		files = append(files, [2]string{"etc/hosts", mendedHosts})
 	}
 	for _, file := range files {
+		if t.kept(file[0]) {
+			continue
+		}
 		if err := t.mendFile(file[0], file[1]); err != nil {
 			return t.failed("/"+file[0], "write", err)
 		}
 	}
 	return nil
+}
+
+// kept reports whether the options keep a file from being mended.
+func (t *tree) kept(name string) bool {
+	return slices.ContainsFunc(t.keep, func(k string) bool { return strings.Trim(k, "/") == name })
 }
 
 func (t *tree) recordOf(dir int, base string) (*record, error) {

@@ -33,6 +33,7 @@ type tree struct {
 	// privilege is needed. records say what they should be.
 	staged   bool
 	bootable bool
+	keep     []string // what bootable leaves alone
 	warnings *warnings
 	budget   *budget
 	records  map[uint64]*record // by inode, of all files that the archive made
@@ -47,7 +48,7 @@ type tree struct {
 
 func newTree(root int, o Options, staged bool, w *warnings) *tree {
 	return &tree{
-		root: root, staged: staged, bootable: o.Bootable, warnings: w, budget: newBudget(o.Limits), records: map[uint64]*record{},
+		root: root, staged: staged, bootable: o.Bootable, keep: o.Keep, warnings: w, budget: newBudget(o.Limits), records: map[uint64]*record{},
 		buffer: make([]byte, bufferSize), data: blake3.New(32, nil), holes: blake3.New(32, nil), dir: -1,
 	}
 }

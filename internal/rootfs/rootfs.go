@@ -46,7 +46,9 @@ type Options struct {
 	// /etc/hosts knows localhost, /.dockerenv is gone, /dev is empty, and /proc, /sys, /run, /tmp and / are folders with
 	// their usual modes.
 	Bootable bool
-	Limits   Limits
+	// Keep are paths that Bootable leaves as they are: /etc/resolv.conf, when somebody wants his own.
+	Keep   []string
+	Limits Limits
 }
 
 // Limits of what an archive may hold. Zero values are the package's defaults: 64 GiB and two million.
