@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -59,7 +61,7 @@ func TestBuildEndsWithItsClient(t *testing.T) {
 	gone("the VM of a build whose client left is deleted")
 
 	broken := errors.New("the disk broke")
-	half := io.MultiReader(bytes.NewReader(folderOf(t, "FROM scratch\nRUN true\n" + strings.Repeat("# comment\n", 1000))[:700]), failing{broken})
+	half := io.MultiReader(bytes.NewReader(folderOf(t, "FROM scratch\nRUN true\n"+strings.Repeat("# comment\n", 1000))[:700]), failing{broken})
 	if _, err := client.BuildCommit(t.Context(), api.CommitBuildOptions{}, half, func(api.CommitBuildEvent) {}); err == nil {
 		t.Error("half an archive was built")
 	}
@@ -82,3 +84,37 @@ func TestBuildEndsWithItsClient(t *testing.T) {
 type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
+
+// TestLeftOut: what is not sent, and what always is.
+func TestLeftOut(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		".dockerignore":               "*.log\nnode_modules\nbuild\n.dockerignore\n",
+		"x.Dockerfile.dockerignore":   "all\n!all/this\n",
+		"bad.Dockerfile.dockerignore": "[",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		dockerfile, name string
+		dir, out         bool
+	}{
+		{"Dockerfile", "a.log", false, true}, {"Dockerfile", "sub/a.log", false, false}, {"Dockerfile", "node_modules", true, true},
+		{"Dockerfile", ".vers", true, true}, {"Dockerfile", "sub/.vers", true, false}, {"Dockerfile", ".env", false, false}, {"Dockerfile", ".dockerignore", false, false},
+		{"build/Dockerfile", "build", true, false}, {"build/Dockerfile", "build/Dockerfile", false, false}, {"build/Dockerfile", "build/other", false, true},
+		{"x.Dockerfile", "all", true, false}, {"x.Dockerfile", "all/this", false, false}, {"x.Dockerfile", "all/that", false, true}, {"x.Dockerfile", "a.log", false, false},
+	} {
+		skip, err := leftOut(dir, tt.dockerfile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := skip(tt.name, tt.dir); got != tt.out {
+			t.Errorf("%s with %s: left out %v", tt.name, tt.dockerfile, got)
+		}
+	}
+	if _, err := leftOut(dir, "bad.Dockerfile"); err == nil {
+		t.Error("an ignore file that is no list of patterns")
+	}
+}

@@ -96,7 +96,20 @@ func projectFiles(name string, dir bool) bool {
 func (a *App) sendBuild(ctx context.Context, client *api.Client, o api.BuildOptions) (api.RootfsBuilt, error) {
 	ctx, cancel := limit(ctx, buildLimit, "upload and build")
 	defer cancel()
-	folder := archive.Folder{Dir: a.Dir, Skip: projectFiles, Warn: a.warn}
+	a.Streams.note("Archiving and uploading this folder as rootfs '%s'", o.Name)
+	var built api.RootfsBuilt
+	err := a.sendFolder(ctx, archive.Folder{Dir: a.Dir, Skip: projectFiles, Warn: a.warn}, func(r io.Reader, stop func()) (err error) {
+		built, err = client.BuildImage(ctx, o, r, func(text string) {
+			stop()
+			fmt.Fprint(a.Streams.Err, text)
+		})
+		return err
+	})
+	return built, err
+}
+
+// sendFolder has a folder sent as it is read, with progress until stop is called.
+func (a *App) sendFolder(ctx context.Context, folder archive.Folder, send func(r io.Reader, stop func()) error) error {
 	r, w := io.Pipe()
 	written := make(chan error, 1)
 	go func() {
@@ -104,19 +117,15 @@ func (a *App) sendBuild(ctx context.Context, client *api.Client, o api.BuildOpti
 		w.CloseWithError(err)
 		written <- err
 	}()
-	a.Streams.note("Archiving and uploading this folder as rootfs '%s'", o.Name)
 	sent := &progressReader{r: r}
 	stop := a.uploadProgress(sent, folder.Size)
-	built, err := client.BuildImage(ctx, o, sent, func(text string) {
-		stop()
-		fmt.Fprint(a.Streams.Err, text)
-	})
+	err := send(sent, stop)
 	stop()
 	r.CloseWithError(io.ErrClosedPipe) // the server may have answered before it had read everything
 	if broken := <-written; broken != nil && !errors.Is(broken, io.ErrClosedPipe) && ctx.Err() == nil {
-		return built, broken // it says more than what the server makes of half an archive
+		return broken // it says more than what the server makes of half an archive
 	}
-	return built, err
+	return err
 }
 
 // progressReader counts what is sent.

@@ -37,6 +37,18 @@ func ParseIgnore(data []byte) (Matcher, error) {
 	return Matcher{patterns}, nil
 }
 
+// Ignores says whether a file or folder is left out, by itself or by a folder that it is in.
+func (m Matcher) Ignores(name string) (bool, error) {
+	if m.patterns == nil {
+		return false, nil
+	}
+	ignored, err := m.patterns.MatchesOrParentMatches(name)
+	if err != nil {
+		return false, fault.Invalidf("%s: %w", IgnoreFile, err)
+	}
+	return ignored, nil
+}
+
 // match says whether a name is left out, given what is known of the folder that it is in.
 func (m Matcher) match(name string, above patternmatcher.MatchInfo) (bool, patternmatcher.MatchInfo, error) {
 	if m.patterns == nil {
@@ -49,8 +61,8 @@ func (m Matcher) match(name string, above patternmatcher.MatchInfo) (bool, patte
 	return ignored, info, nil
 }
 
-// excepts says whether something in a folder that is left out may be taken in again.
-func (m Matcher) excepts() bool { return m.patterns != nil && m.patterns.Exclusions() }
+// Excepts says whether something in a folder that is left out may be taken in again.
+func (m Matcher) Excepts() bool { return m.patterns != nil && m.patterns.Exclusions() }
 
 // Ignore hides what the context's ignore file leaves out. dockerfile is the path of the Dockerfile in the tree.
 func (t *Tree) Ignore(dockerfile string) error {

@@ -9,8 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -265,62 +263,6 @@ func TestHostile(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := source.Read(ctx, bytes.NewReader(archive(t, "a=1")), dir, limits); !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
-}
-
-// What a folder becomes as an archive and a tree again.
-func TestArchive(t *testing.T) {
-	dir := t.TempDir()
-	write := func(name, text string, mode fs.FileMode) {
-		path := filepath.Join(dir, name)
-		must(t, os.MkdirAll(filepath.Dir(path), 0o755))
-		must(t, os.WriteFile(path, []byte(text), mode))
-		must(t, os.Chmod(path, mode))
-	}
-	write("docker/Dockerfile", "FROM scratch", 0o600)
-	write(".dockerignore", "docker\n*.tmp\nbig\n!big/one\n", 0o644)
-	write(".vers/HEAD", "secret", 0o644)
-	write("sub/.vers/x", "kept", 0o644)
-	write(".env", "hidden", 0o640)
-	write("run.sh", "#!/bin/sh", 0o755)
-	write("a.tmp", "no", 0o644)
-	write("big/one", "1", 0o644)
-	write("big/two", "2", 0o644)
-	must(t, os.Symlink("/etc/passwd", filepath.Join(dir, "link")))
-	pipe := filepath.Join(dir, "pipe")
-	must(t, mkfifo(pipe))
-	var out bytes.Buffer
-	var skipped []string
-	must(t, source.Archive(t.Context(), dir, "docker/Dockerfile", &out, func(name string) { skipped = append(skipped, name) }))
-	var names []string
-	r := tar.NewReader(bytes.NewReader(out.Bytes()))
-	for {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		must(t, err)
-		names = append(names, fmt.Sprintf("%s %o %d:%d%s", h.Name, h.Mode, h.Uid, h.Gid, h.Linkname))
-	}
-	slices.Sort(names)
-	want := []string{".dockerignore 644 0:0", ".env 640 0:0", "big/one 644 0:0", "docker/Dockerfile 600 0:0", "link 777 0:0/etc/passwd", "run.sh 755 0:0", "sub/ 755 0:0", "sub/.vers/ 755 0:0", "sub/.vers/x 644 0:0"}
-	if d := cmp.Diff(want, names); d != "" {
-		t.Error(d)
-	}
-	if !slices.Equal(skipped, []string{"pipe"}) {
-		t.Error(skipped)
-	}
-	tree, err := source.Read(t.Context(), &out, t.TempDir(), source.Limits{})
-	must(t, err)
-	defer tree.Close()
-	if data, err := tree.File("docker/Dockerfile", 100); err != nil || string(data) != "FROM scratch" {
-		t.Errorf("%q %v", data, err)
-	}
-	if entries, bytes := tree.Size(); entries < 8 || bytes == 0 {
-		t.Error(entries, bytes)
-	}
-	if err := source.Archive(t.Context(), filepath.Join(dir, "none"), "Dockerfile", io.Discard, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 }

@@ -135,9 +135,6 @@ func unreadable(err error) error {
 // Close frees what the tree takes on the disk.
 func (t *Tree) Close() error { return t.spool.Close() }
 
-// Size gives the number of entries, and the bytes of their contents.
-func (t *Tree) Size() (entries int, bytes int64) { return t.count, t.bytes }
-
 func newDirectory() *node {
 	return &node{mode: fs.ModeDir | 0o755, children: map[string]*node{}}
 }
