@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-const imageColumns = `image_id, coalesce(org_id, ''), owner_id, name, description, file, digest, size_mib, source_type, source, config, created_at`
+const imageColumns = `image_id, coalesce(org_id, ''), owner_id, name, description, file, digest, size_mib, source_type, source, origin, config, created_at`
 
 func readImage(row scan) (Image, error) {
 	var i Image
 	var config string
-	err := row(&i.ID, &i.OrgID, &i.OwnerID, &i.Name, &i.Description, &i.File, &i.Digest, &i.SizeMiB, &i.SourceType, &i.Source, &config,
+	err := row(&i.ID, &i.OrgID, &i.OwnerID, &i.Name, &i.Description, &i.File, &i.Digest, &i.SizeMiB, &i.SourceType, &i.Source, &i.Origin, &config,
 		timeColumn{&i.CreatedAt})
 	i.Config = json.RawMessage(config)
 	return i, err
@@ -38,18 +38,18 @@ func (i Image) ParseConfig() (*ImageConfig, error) {
 // fault.Conflict.
 func (r *records) InsertImage(ctx context.Context, i Image) error {
 	return insert(ctx, r.write, "image "+i.Name, `INSERT INTO images
-		(image_id, org_id, owner_id, name, description, file, digest, size_mib, source_type, source, config, created_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		i.ID, nullable(i.OrgID), i.OwnerID, i.Name, i.Description, i.File, i.Digest, i.SizeMiB, i.SourceType, i.Source,
+		(image_id, org_id, owner_id, name, description, file, digest, size_mib, source_type, source, origin, config, created_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		i.ID, nullable(i.OrgID), i.OwnerID, i.Name, i.Description, i.File, i.Digest, i.SizeMiB, i.SourceType, i.Source, i.Origin,
 		manifestText(i.Config), timeText(i.CreatedAt))
 }
 
 // UpdateImage writes everything but id, organisation and name: the image was built anew.
 func (r *records) UpdateImage(ctx context.Context, i Image) error {
 	return change(ctx, r.write, "image "+i.Name, `UPDATE images
-		SET owner_id = ?, description = ?, file = ?, digest = ?, size_mib = ?, source_type = ?, source = ?, config = ?, created_at = ?
+		SET owner_id = ?, description = ?, file = ?, digest = ?, size_mib = ?, source_type = ?, source = ?, origin = ?, config = ?, created_at = ?
 		WHERE image_id = ?`,
-		i.OwnerID, i.Description, i.File, i.Digest, i.SizeMiB, i.SourceType, i.Source, manifestText(i.Config), timeText(i.CreatedAt), i.ID)
+		i.OwnerID, i.Description, i.File, i.Digest, i.SizeMiB, i.SourceType, i.Source, i.Origin, manifestText(i.Config), timeText(i.CreatedAt), i.ID)
 }
 
 // RemoveImage removes an image.

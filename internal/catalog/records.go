@@ -180,6 +180,7 @@ type Image struct {
 	SizeMiB     int64
 	SourceType  string          // dockerfile, docker, upload; debian: made by the server
 	Source      string          // the Dockerfile's path, the image's reference
+	Origin      string          // equal origins give equal files; "" not known
 	Config      json.RawMessage // ImageConfig
 	CreatedAt   time.Time
 }

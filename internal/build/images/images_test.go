@@ -216,8 +216,13 @@ func TestBuildAgain(t *testing.T) {
 	r.must(err)
 	same, err := r.service.Build(r.ctx, r.request("app"), images.Dockerfile{}, app(t))
 	r.must(err)
-	if same.ID != first.ID || same.File != first.File {
-		t.Errorf("the same tree: %+v, before %+v", same, first)
+	if same.ID != first.ID || same.File != first.File || same.Digest != first.Digest || !r.exists(first.File) {
+		t.Errorf("the same image of the engine: %+v, before %+v", same, first)
+	}
+	labelled, err := r.service.Build(r.ctx, r.request("app"), images.Dockerfile{}, app(t, entry{name: "Dockerfile", text: "FROM base:1\nCOPY app /srv/\nWORKDIR /srv\nENV A=2\n"}))
+	r.must(err)
+	if config, err := labelled.ParseConfig(); err != nil || labelled.File != first.File || config == nil || config.Env[len(config.Env)-1] != "A=2" {
+		t.Errorf("the same tree, run in another way: %+v with %+v, before %+v", labelled, config, first)
 	}
 	vm, err := r.Manager.Run(r.ctx, r.Acme, machine.RunRequest{Config: catalog.VMConfig{MemSizeMiB: 128, VCPUCount: 1, FSSizeMiB: 64, ImageName: "app"}, WaitBoot: true})
 	r.must(err)

@@ -36,6 +36,7 @@ type Request struct {
 // content is what an image is made of. Its archive is read once.
 type content struct {
 	kind, source string // as in catalog.Image
+	origin       string // of an engine: name and digest; "" not known
 	config       catalog.ImageConfig
 	write        func(ctx context.Context, w io.Writer) error // writes a tar archive of the root file system
 }
@@ -112,8 +113,12 @@ func (m *making) run(ctx context.Context, from source) (catalog.Image, error) {
 	if ended := m.end(context.WithoutCancel(ctx), err); ended != nil {
 		m.s.Logger.Warn("end of an image's making not recorded", "image", m.req.Name, "error", ended)
 	}
-	m.s.Logger.Info("image made", "organisation", m.req.OrgID, "image", m.req.Name, "id", img.ID, "took", time.Since(began), "error", err)
-	return img, err
+	if err != nil {
+		m.s.Logger.Info("image not made", "organisation", m.req.OrgID, "image", m.req.Name, "took", time.Since(began), "error", err)
+		return img, err
+	}
+	m.s.Logger.Info("image made", "organisation", m.req.OrgID, "image", m.req.Name, "id", img.ID, "took", time.Since(began))
+	return img, nil
 }
 
 var errLimit = errors.New("the time limit ran out")
@@ -167,6 +172,9 @@ func (m *making) make(ctx context.Context, from source) (img catalog.Image, err 
 	if err != nil {
 		return img, err
 	}
+	if same, err := m.unchanged(ctx, &c); err != nil || same.ID != "" {
+		return same, err
+	}
 	temp := filepath.Join(dir, "rootfs.ext4")
 	fmt.Fprintf(m.req.Log, "Writing the root file system\n")
 	result, err := m.write(ctx, c, temp)
@@ -177,6 +185,31 @@ func (m *making) make(ctx context.Context, from source) (img catalog.Image, err 
 		fmt.Fprintf(m.req.Log, "Warning: %s\n", w)
 	}
 	return m.publish(ctx, c, result, temp)
+}
+
+// layout is raised when equal trees of engines become other files: by what rootfs mends, or by the options below.
+const layout = 1
+
+// unchanged gives the image as it is, if it was made of the same: then nothing needs to be written. It completes the origin.
+func (m *making) unchanged(ctx context.Context, c *content) (catalog.Image, error) {
+	if c.origin == "" {
+		return catalog.Image{}, nil
+	}
+	c.origin = fmt.Sprintf("%s layout %d free %d size %d", c.origin, layout, m.req.FreeMiB, m.req.SizeMiB)
+	before, err := m.s.Catalog.OwnImage(ctx, m.req.OrgID, m.req.Name)
+	if fault.Is(err, fault.NotFound) {
+		return catalog.Image{}, nil
+	}
+	if err != nil || before.Origin != c.origin {
+		return catalog.Image{}, err
+	}
+	img, err := m.describe(*c, rootfs.Result{SizeBytes: before.SizeMiB << 20, Tree: before.Digest})
+	if err != nil {
+		return img, err
+	}
+	fmt.Fprintf(m.req.Log, "Nothing has changed: the root file system stays\n")
+	img.File = before.File
+	return m.replace(ctx, before, img, 0)
 }
 
 // write streams the content into a file system.
@@ -223,16 +256,21 @@ func settle(path string) error {
 	return errors.Join(f.Chmod(0o444), f.Sync(), f.Close())
 }
 
-// publish names the file and makes the image visible.
-func (m *making) publish(ctx context.Context, c content, result rootfs.Result, temp string) (catalog.Image, error) {
+// describe makes the row of an image.
+func (m *making) describe(c content, result rootfs.Result) (catalog.Image, error) {
 	config, err := json.Marshal(c.config)
-	if err != nil {
-		return catalog.Image{}, err
-	}
-	img := catalog.Image{
+	return catalog.Image{
 		ID: m.job.ID, OrgID: m.req.OrgID, OwnerID: m.req.KeyID, Name: m.req.Name, Description: m.req.Description,
 		File: commit.ImageFile(m.job.ID), Digest: result.Tree, SizeMiB: (result.SizeBytes + 1<<20 - 1) >> 20,
-		SourceType: c.kind, Source: c.source, Config: config, CreatedAt: time.Now(),
+		SourceType: c.kind, Source: c.source, Origin: c.origin, Config: config, CreatedAt: time.Now(),
+	}, err
+}
+
+// publish names the file and makes the image visible.
+func (m *making) publish(ctx context.Context, c content, result rootfs.Result, temp string) (catalog.Image, error) {
+	img, err := m.describe(c, result)
+	if err != nil {
+		return img, err
 	}
 	before, err := m.s.Catalog.OwnImage(ctx, m.req.OrgID, m.req.Name)
 	if err != nil && !fault.Is(err, fault.NotFound) {

@@ -90,7 +90,7 @@ func stepFault(err error) error {
 }
 
 func exported(eng engine.Engine, img engine.Image, kind, from string) content {
-	return content{kind: kind, source: from, config: catalog.ImageConfig(img.Config),
+	return content{kind: kind, source: from, config: catalog.ImageConfig(img.Config), origin: eng.Name() + " " + img.Digest,
 		write: func(ctx context.Context, w io.Writer) error { return eng.Export(ctx, img, w) }}
 }
 
