@@ -64,7 +64,7 @@ var closed = map[string][]string{
 // only lists, for the programs that must stay small, all parts that may be in them.
 var only = map[string][]string{
 	"vers/cmd/vers": {"vers/cmd/vers", "vers/internal/cli", "vers/internal/config", "vers/api", "vers/internal/fault", "vers/internal/ident",
-		"vers/internal/build", "vers/internal/rootfs", "vers/internal/program"},
+		"vers/internal/build", "vers/internal/rootfs", "vers/internal/program", "vers/internal/ext4"},
 	"vers/cmd/vers-agent": {"vers/cmd/vers-agent", "vers/internal/agent", "vers/internal/guest", "vers/internal/fault", "vers/internal/ident"},
 }
 

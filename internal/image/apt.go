@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"vers/internal/fault"
+	"vers/internal/program"
 )
 
 // apt fetches packages with the host's package sources and installs nothing. Work happens in a folder of its own.
@@ -47,7 +48,7 @@ func (a *apt) command(ctx context.Context, tool string, args ...string) ([]byte,
 	cmd := exec.CommandContext(ctx, tool, append(append([]string{}, a.options...), args...)...)
 	cmd.Dir = a.dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
-	return run(ctx, cmd)
+	return program.Run(ctx, cmd)
 }
 
 // update reads the package lists anew. Without root they go into the work folder instead of the system's.

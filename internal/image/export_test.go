@@ -5,7 +5,5 @@ var (
 	NewCpioWriter = newCpioWriter
 	ModuleDepends = moduleDepends
 	ModuleName    = moduleName
-	TarToExt4     = tarToExt4
-	FillByTree    = fillByTree
 	WithLock      = withLock
 )

@@ -10,20 +10,16 @@
 package image
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/gofrs/flock"
-
-	"vers/internal/fault"
 )
 
 // Names of what a new data directory gets.
@@ -73,30 +69,6 @@ func say(progress io.Writer, format string, args ...any) {
 	}
 }
 
-// run runs a command to its end. The error carries the end of what the command printed.
-func run(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
-	var out, errs bytes.Buffer
-	if cmd.Stdout == nil {
-		cmd.Stdout = &out
-	}
-	cmd.Stderr = &errs
-	err := cmd.Run()
-	if err == nil {
-		return out.Bytes(), nil
-	}
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("%s: stopped: %w", filepath.Base(cmd.Path), ctx.Err())
-	}
-	if errors.Is(err, exec.ErrNotFound) {
-		return nil, fault.Unavailablef("%s is not installed: run 'versd doctor' for the package to install: %w", cmd.Args[0], err)
-	}
-	text := strings.TrimSpace(errs.String())
-	if len(text) > 1500 {
-		text = "…" + text[len(text)-1500:]
-	}
-	return nil, fmt.Errorf("%s: %w: %s", filepath.Base(cmd.Path), err, text)
-}
-
 // syncDir makes the names in dir durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
@@ -126,13 +98,4 @@ func writeDurable(path string, data []byte, mode os.FileMode) (err error) {
 		return err
 	}
 	return syncDir(filepath.Dir(path))
-}
-
-// syncFile makes the content of an existing file durable.
-func syncFile(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"vers/internal/fault"
+	"vers/internal/program"
 )
 
 // kernelMeta is Debian's package that always depends on the newest kernel for virtual machines.
@@ -105,7 +106,7 @@ type kernelFiles struct {
 
 // unpackKernel unpacks a kernel package into tree. fault.NotFound if there is no kernel in it.
 func unpackKernel(ctx context.Context, deb, tree string) (kernelFiles, error) {
-	if _, err := run(ctx, exec.CommandContext(ctx, "dpkg-deb", "-x", deb, tree)); err != nil {
+	if _, err := program.Run(ctx, exec.CommandContext(ctx, "dpkg-deb", "-x", deb, tree)); err != nil {
 		return kernelFiles{}, err
 	}
 	found, err := filepath.Glob(filepath.Join(tree, "boot", "vmlinuz-*"))
@@ -224,7 +225,7 @@ func decompressModule(ctx context.Context, path, scratch string) (string, error)
 	}
 	cmd := exec.CommandContext(ctx, "xz", "-d", "-c", "-q", path)
 	cmd.Stdout = out
-	_, err = run(ctx, cmd)
+	_, err = program.Run(ctx, cmd)
 	return plain, errors.Join(err, out.Close())
 }
 

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"vers/internal/fault"
+	"vers/internal/program"
 )
 
 // KernelSource says where a kernel comes from.
@@ -114,7 +115,7 @@ func kernelOfPackage(ctx context.Context, work *apt, source KernelSource, deb st
 	if !fault.Is(err, fault.NotFound) {
 		return files, err
 	}
-	record, fieldErr := run(ctx, exec.CommandContext(ctx, "dpkg-deb", "-f", deb, "Depends"))
+	record, fieldErr := program.Run(ctx, exec.CommandContext(ctx, "dpkg-deb", "-f", deb, "Depends"))
 	if fieldErr != nil {
 		return kernelFiles{}, fieldErr
 	}

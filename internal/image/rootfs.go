@@ -13,7 +13,13 @@ import (
 
 	"vers/images"
 	"vers/internal/fault"
+	"vers/internal/program"
+	"vers/internal/rootfs"
 )
+
+// DefaultDiskBytes is the size of the default image: the smallest disk a VM can have. Larger disks are overlays on it,
+// and the guest grows its file system into them while it runs.
+const DefaultDiskBytes = 1 << 30
 
 // sourceDate is the time of everything that is made while an image is built (SOURCE_DATE_EPOCH).
 const sourceDate = "1735689600" // 1 January 2025
@@ -96,13 +102,14 @@ func makeImage(ctx context.Context, dir, name string, progress io.Writer) error 
 	}
 	say(progress, "writing the file system")
 	built := filepath.Join(work, name+".ext4")
-	if err := tarToExt4(ctx, archive, built, DefaultDiskBytes, progress); err != nil {
-		return err
-	}
-	used, err := usedBytes(built)
+	written, err := writeExt4(ctx, archive, built)
 	if err != nil {
 		return err
 	}
+	for _, warning := range written.Warnings {
+		say(progress, "note: %s", warning)
+	}
+	used := written.UsedBytes
 	if used > DefaultDiskBytes/2 {
 		return fault.Invalidf("the packages of image %s fill %d MiB, more than half of the smallest disk", name, used>>20)
 	}
@@ -112,6 +119,16 @@ func makeImage(ctx context.Context, dir, name string, progress io.Writer) error 
 	}
 	say(progress, "image %s is ready (%d MiB of %d MiB used)", name, used>>20, int64(DefaultDiskBytes)>>20)
 	return syncDir(dir)
+}
+
+// writeExt4 makes the file system of a root file system's archive.
+func writeExt4(ctx context.Context, archive, path string) (rootfs.Result, error) {
+	f, err := os.Open(archive)
+	if err != nil {
+		return rootfs.Result{}, err
+	}
+	defer f.Close()
+	return rootfs.Write(ctx, f, path, rootfs.Options{Type: rootfs.Ext4, SizeBytes: DefaultDiskBytes, Bootable: true})
 }
 
 // writeDigest records the digest of an image beside it.
@@ -149,12 +166,21 @@ func bootstrap(ctx context.Context, name, work, archive string) error {
 	}
 	args = append(args, suite, archive)
 	args = append(args, hostArchives("/etc/apt").lines()...)
-	err = runPrivate(ctx, func() *exec.Cmd {
+	err = program.Private(ctx, func() *exec.Cmd {
 		cmd := exec.CommandContext(ctx, "mmdebstrap", args...)
 		cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH="+sourceDate, "TMPDIR="+work, "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive")
 		return cmd
 	})
 	return withoutRoot(err)
+}
+
+// withoutRoot adds what to do to the error of a step that is only sure to work with root.
+func withoutRoot(err error) error {
+	if err == nil || os.Geteuid() == 0 || fault.Is(err, fault.Unavailable) {
+		return err
+	}
+	return fault.Unavailablef("making an image without root needs user namespaces and the Debian package uidmap; "+
+		"or have root run 'versd prepare' on this data directory once: %w", err)
 }
 
 // readPackages reads the package list of an image's definition.

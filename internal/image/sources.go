@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
+
+	"vers/internal/program"
 )
 
 // suite is the Debian release that images are made of, whatever the host runs.
@@ -139,7 +141,7 @@ func (a archives) lines() []string {
 // hostAptOptions are the settings this host needs to reach its package sources (proxies, checks switched off), as an
 // apt configuration file for the build alone.
 func hostAptOptions(ctx context.Context) ([]byte, error) {
-	dump, err := run(ctx, exec.CommandContext(ctx, "apt-config", "dump", "Acquire", "--no-empty"))
+	dump, err := program.Run(ctx, exec.CommandContext(ctx, "apt-config", "dump", "Acquire", "--no-empty"))
 	if err != nil {
 		return nil, err
 	}

@@ -35,13 +35,16 @@ func Find(name, debianPackage string) (string, error) {
 	return "", fault.Unavailablef("%s is not installed: install the Debian package %s: %w", name, debianPackage, err)
 }
 
-// Run runs a command to its end and gives its standard output. The error carries the end of what the command printed.
+// Run runs a command to its end and gives its standard output. The error carries the end of what the command printed
+// as errors, unless that goes elsewhere.
 func Run(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 	var out, errs bytes.Buffer
 	if cmd.Stdout == nil {
 		cmd.Stdout = &out
 	}
-	cmd.Stderr = &errs
+	if cmd.Stderr == nil {
+		cmd.Stderr = &errs
+	}
 	err := cmd.Run()
 	if err == nil {
 		return out.Bytes(), nil

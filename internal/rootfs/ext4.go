@@ -3,6 +3,7 @@ package rootfs
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -42,10 +43,17 @@ func writeExt4(ctx context.Context, job *job) error {
 		return err
 	}
 	defer s.close()
-	if err := formatExt4(ctx, job, need); err != nil {
+	inodes, err := formatExt4(ctx, job, need)
+	if err != nil {
 		return err
 	}
-	err = useMount(ctx, job.image, "ext4", "", func(root int) error { return job.fill(ctx, s, root, false) })
+	err = errNoMount
+	if !job.unprivileged {
+		err = useMount(ctx, job.image, "ext4", "", func(root int) error { return job.fill(ctx, s, root) })
+	}
+	if errors.Is(err, errNoMount) { // nothing of the archive has been read yet
+		err = fillExt4ByTree(ctx, job, s, inodes)
+	}
 	if err != nil {
 		return err
 	}
@@ -53,40 +61,40 @@ func writeExt4(ctx context.Context, job *job) error {
 }
 
 // formatExt4 makes an empty file system: of the size that was asked for, or the smallest in which the content and the
-// headroom fit.
-func formatExt4(ctx context.Context, job *job, need content) error {
-	size, inodes := job.options.SizeBytes, int64(0)
+// headroom fit. It gives how many inodes were asked for, 0 for the usual.
+func formatExt4(ctx context.Context, job *job, need content) (inodes int64, err error) {
+	size := job.options.SizeBytes
 	room := need.blocks*blockSize + job.options.HeadroomBytes
 	if size == 0 {
 		size = max(ext4Smallest, roundUp(room+room/50+need.inodes*ext4InodeSize+ext4Journal+4<<20, 1<<20))
 	}
 	if size < ext4Smallest {
-		return fault.Invalidf("%d bytes are too few for ext4: at least %d MiB", size, ext4Smallest>>20)
+		return 0, fault.Invalidf("%d bytes are too few for ext4: at least %d MiB", size, ext4Smallest>>20)
 	}
 	for {
 		if need.inodes > size/ext4InodeRatio*9/10 {
 			inodes = need.inodes*11/10 + job.options.HeadroomBytes/ext4InodeRatio
 		}
 		if err := job.image.Truncate(0); err != nil {
-			return err
+			return 0, err
 		}
 		if err := job.image.Truncate(size); err != nil {
-			return fmt.Errorf("make a file of %d bytes: %w", size, err)
+			return 0, fmt.Errorf("make a file of %d bytes: %w", size, err)
 		}
 		if err := mke2fs(ctx, job, inodes, ""); err != nil {
-			return err
+			return 0, err
 		}
 		if job.options.SizeBytes != 0 {
-			return nil
+			return inodes, nil
 		}
 		free, err := ext4Free(job.image)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		// A maps' reserve is no room for data.
+		// What the kernel holds back for maps of files is no room for data.
 		missing := room + min(ext4Reserved*blockSize, size/ext4ReservedShare) - free
 		if missing <= 0 {
-			return nil
+			return inodes, nil
 		}
 		size = roundUp(size+missing+missing/20, 1<<20)
 	}

@@ -62,7 +62,7 @@ func attach(image *os.File) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		config := unix.LoopConfig{Fd: uint32(image.Fd()), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR}}
+		config := unix.LoopConfig{Fd: uint32(image.Fd()), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO}}
 		copy(config.Info.File_name[:len(config.Info.File_name)-1], image.Name())
 		err = unix.IoctlLoopConfigure(int(loop.Fd()), &config)
 		if err == nil {

@@ -77,33 +77,36 @@ type Result struct {
 //
 // Errors are fault.Invalid for what is wrong in the archive or the options, fault.Exhausted for limits, a file system
 // that is too small and a disk of the host that is full, fault.Unavailable for a program that the host lacks.
-func Write(ctx context.Context, archive io.Reader, path string, o Options) (result Result, err error) {
+func Write(ctx context.Context, archive io.Reader, path string, o Options) (Result, error) {
+	return run(ctx, &job{archive: archive, dir: filepath.Dir(path), options: o}, path)
+}
+
+func run(ctx context.Context, j *job, path string) (result Result, err error) {
+	o := &j.options
 	if o.Type == "" {
 		o.Type = Ext4
 	}
 	if o.Label == "" {
 		o.Label = ext4Label
 	}
-	write, err := writerOf(o)
+	write, err := writerOf(*o)
 	if err != nil {
 		return Result{}, err
 	}
-	dir := filepath.Dir(path)
-	image, err := os.CreateTemp(dir, ".new-*")
+	j.image, err = os.CreateTemp(j.dir, ".new-*")
 	if err != nil {
 		return Result{}, fmt.Errorf("make %s: %w", path, err)
 	}
 	defer func() {
-		image.Close()
+		j.image.Close()
 		if err != nil {
-			err = errors.Join(hostFull(dir, err), os.Remove(image.Name()))
+			err = errors.Join(hostFull(j.dir, err), os.Remove(j.image.Name()))
 		}
 	}()
-	job := &job{archive: archive, image: image, dir: dir, options: o}
-	if err := write(ctx, job); err != nil {
+	if err := write(ctx, j); err != nil {
 		return Result{}, err
 	}
-	return job.publish(ctx, path)
+	return j.publish(path)
 }
 
 // writer makes a file system in the empty file of a job.
@@ -155,8 +158,10 @@ type job struct {
 	dir      string // where the image will be; temporary files are there too
 	options  Options
 	warnings warnings
-	tree     string
-	entries  int64
+	// unprivileged: neither root nor loop devices are used, whether or not there are some.
+	unprivileged bool
+	tree         string
+	entries      int64
 }
 
 // open opens the archive, and measures it where that is needed, or costs nothing.
@@ -174,8 +179,8 @@ func (j *job) open(ctx context.Context) (content, *stream, error) {
 }
 
 // fill extracts the archive below the open folder root.
-func (j *job) fill(ctx context.Context, s *stream, root int, staged bool) error {
-	t := newTree(root, j.options, staged, &j.warnings)
+func (j *job) fill(ctx context.Context, s *stream, root int) error {
+	t := newTree(root, j.options, false, &j.warnings)
 	err := t.fill(ctx, s)
 	if err == nil {
 		j.tree, j.entries, err = t.finish(ctx)
@@ -195,8 +200,8 @@ func (j *job) uuid() string {
 }
 
 // publish makes the image durable and gives it its name.
-func (j *job) publish(ctx context.Context, path string) (Result, error) {
-	if err := punch(ctx, j.image); err != nil {
+func (j *job) publish(path string) (Result, error) {
+	if err := punch(j.image); err != nil {
 		return Result{}, fmt.Errorf("make holes in %s: %w", path, err)
 	}
 	if err := errors.Join(j.image.Chmod(0o644), j.image.Sync()); err != nil {

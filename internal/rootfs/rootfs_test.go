@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -80,9 +81,14 @@ func needRoot(t testing.TB) {
 // write makes an image, and looks that nothing else has come to be.
 func write(t testing.TB, archive []byte, o Options) (string, Result) {
 	t.Helper()
+	return writeAs(t, archive, o, false)
+}
+
+func writeAs(t testing.TB, archive []byte, o Options, unprivileged bool) (string, Result) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "image")
 	before := traces(t)
-	result, err := Write(t.Context(), bytes.NewReader(archive), path, o)
+	result, err := run(t.Context(), &job{archive: bytes.NewReader(archive), dir: filepath.Dir(path), options: o, unprivileged: unprivileged}, path)
 	must(t, err)
 	alone(t, path)
 	if diff := cmp.Diff(before, traces(t)); diff != "" {
@@ -204,7 +210,9 @@ func xattrsOf(t testing.TB, path string) string {
 	n, err := unix.Llistxattr(path, names)
 	must(t, err)
 	text := ""
-	for _, name := range strings.Split(strings.TrimSuffix(string(names[:n]), "\x00"), "\x00") {
+	list := strings.Split(strings.TrimSuffix(string(names[:n]), "\x00"), "\x00")
+	slices.Sort(list)
+	for _, name := range list {
 		if name == "" {
 			continue
 		}
@@ -247,31 +255,40 @@ func TestWriteKeeps(t *testing.T) {
 		file("deep/er/file", "x"), folder("default", 0o755),
 		file(strings.Repeat("n", 255), "long"),
 	)
-	path, result := write(t, data, Options{SizeBytes: 64 << 20})
-	found := look(t, path, "ext4")
-	want(t, found, map[string]string{
-		".":                      "040750 0:0" + stamp,
-		"d":                      "041777 0:0" + stamp,
-		"d/owned":                "106755 100000:4000000000" + stamp + ` "hello" 5 bytes = d/hard`,
-		"d/hard":                 "106755 100000:4000000000" + stamp + ` "hello" 5 bytes`,
-		"d/able":                 "100644 0:0" + stamp + ` "x" 1 bytes security.capability=` + fmt.Sprintf("%x", capability),
-		"d/acl":                  "100644 0:0" + stamp + ` "x" 1 bytes system.posix_acl_access=0200000001000600ffffffff02000400e803000004000400ffffffff10000400ffffffff20000400ffffffff`,
-		"d/none":                 "100000 0:0" + stamp + ` "x" 1 bytes`,
-		"d/sym":                  "120777 0:0" + stamp + " -> ../etc/passwd",
-		"d/null":                 "020640 0:0" + stamp + " 1,3",
-		"d/disk":                 "060640 0:0" + stamp + " 259,70000",
-		"d/pipe":                 "010640 0:0" + stamp,
-		"d/old":                  `100644 0:0 -3600.000000500 "x" 1 bytes`,
-		"d/future":               `100644 0:0 4102444800.000000001 "x" 1 bytes`,
-		"deep":                   "040755 0:0 0.000000000",
-		"deep/er":                "040755 0:0 0.000000000",
-		strings.Repeat("n", 255): "100644 0:0" + stamp + ` "long" 4 bytes`,
-	})
-	if len(found) != 18 || result.Entries != 18 || result.SizeBytes != 64<<20 || len(result.Tree) != 64 || result.Warnings != nil {
-		t.Errorf("%d entries, %+v", len(found), result)
+	var digests []string
+	for _, unprivileged := range []bool{false, true} {
+		t.Run(map[bool]string{false: "mounted", true: "unprivileged"}[unprivileged], func(t *testing.T) {
+			path, result := writeAs(t, data, Options{SizeBytes: 64 << 20}, unprivileged)
+			found := look(t, path, "ext4")
+			want(t, found, map[string]string{
+				".":                      "040750 0:0" + stamp,
+				"d":                      "041777 0:0" + stamp,
+				"d/owned":                "106755 100000:4000000000" + stamp + ` "hello" 5 bytes = d/hard`,
+				"d/hard":                 "106755 100000:4000000000" + stamp + ` "hello" 5 bytes`,
+				"d/able":                 "100644 0:0" + stamp + ` "x" 1 bytes security.capability=` + fmt.Sprintf("%x", capability),
+				"d/acl":                  "100644 0:0" + stamp + ` "x" 1 bytes system.posix_acl_access=0200000001000600ffffffff02000400e803000004000400ffffffff10000400ffffffff20000400ffffffff`,
+				"d/none":                 "100000 0:0" + stamp + ` "x" 1 bytes`,
+				"d/sym":                  "120777 0:0" + stamp + " -> ../etc/passwd",
+				"d/null":                 "020640 0:0" + stamp + " 1,3",
+				"d/disk":                 "060640 0:0" + stamp + " 259,70000",
+				"d/pipe":                 "010640 0:0" + stamp,
+				"d/old":                  `100644 0:0 -3600.000000500 "x" 1 bytes`,
+				"d/future":               `100644 0:0 4102444800.000000001 "x" 1 bytes`,
+				"deep":                   "040755 0:0 0.000000000",
+				"deep/er":                "040755 0:0 0.000000000",
+				strings.Repeat("n", 255): "100644 0:0" + stamp + ` "long" 4 bytes`,
+			})
+			if len(found) != 18 || result.Entries != 18 || result.SizeBytes != 64<<20 || len(result.Tree) != 64 || result.Warnings != nil {
+				t.Errorf("%d entries, %+v", len(found), result)
+			}
+			if result.UsedBytes > 4<<20 {
+				t.Errorf("a small tree takes %d bytes", result.UsedBytes)
+			}
+			digests = append(digests, result.Tree)
+		})
 	}
-	if result.UsedBytes > 4<<20 {
-		t.Errorf("a small tree takes %d bytes", result.UsedBytes)
+	if digests[0] != digests[1] {
+		t.Errorf("the digest depends on the way: %v", digests)
 	}
 }
 
@@ -287,7 +304,7 @@ func TestWriteHostileNames(t *testing.T) {
 		link(tar.TypeSymlink, "abs", filepath.Dir(secret)), file("abs/secret", "overwritten"),
 		link(tar.TypeLink, "stolen", "/absolute"),
 		link(tar.TypeSymlink, "onto", secret), file("onto", "a file now"),
-		file("twice", "first"), link(tar.TypeLink, "other", "twice"), file("twice", "second"),
+		node(tar.TypeFifo, "pipe", 0, 0), link(tar.TypeLink, "pipe2", "./pipe"), file("twice", "first"), link(tar.TypeLink, "other", "twice"), file("twice", "second"),
 		file("was/a/folder/x", "x"), file("was", "a file"),
 		file("is", "a file"), folder("is", 0o700), file("is/full", "x"), folder("is", 0o711),
 		link(tar.TypeSymlink, "to", "is"), folder("to", 0o755),
@@ -301,6 +318,7 @@ func TestWriteHostileNames(t *testing.T) {
 		"etc/shadow": plain + ` "mine" 4 bytes`, "tmp/x": plain + ` "4" 1 bytes`,
 		secret[1:]: plain + ` "overwritten" 11 bytes`, "stolen": plain + ` "1" 1 bytes = absolute`,
 		"onto": plain + ` "a file now" 10 bytes`, "other": plain + ` "first" 5 bytes`, "twice": plain + ` "second" 6 bytes`,
+		"pipe": "010640 0:0" + stamp, "pipe2": "010640 0:0" + stamp + " = pipe",
 		"was": plain + ` "a file" 6 bytes`, "is": "040711 0:0" + stamp, "is/full": plain + ` "x" 1 bytes`, "to": "040755 0:0" + stamp,
 	})
 	if content, err := os.ReadFile(secret); err != nil || string(content) != "secret" {
