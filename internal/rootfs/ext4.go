@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strconv"
 
 	"vers/internal/fault"
-	"vers/internal/program"
 )
 
 // ext4Features are spelled out, so that the file system does not depend on the host's mke2fs.conf. resize_inode keeps
@@ -75,11 +73,8 @@ func formatExt4(ctx context.Context, job *job, need content) (inodes int64, err 
 		if need.inodes > size/ext4InodeRatio*9/10 {
 			inodes = need.inodes*11/10 + job.options.HeadroomBytes/ext4InodeRatio
 		}
-		if err := job.image.Truncate(0); err != nil {
+		if err := job.resize(size); err != nil {
 			return 0, err
-		}
-		if err := job.image.Truncate(size); err != nil {
-			return 0, fmt.Errorf("make a file of %d bytes: %w", size, err)
 		}
 		if err := mke2fs(ctx, job, inodes, ""); err != nil {
 			return 0, err
@@ -101,10 +96,6 @@ func formatExt4(ctx context.Context, job *job, need content) (inodes int64, err 
 }
 
 func mke2fs(ctx context.Context, job *job, inodes int64, tree string) error {
-	tool, err := program.Find("mke2fs", "e2fsprogs")
-	if err != nil {
-		return err
-	}
 	o := job.options
 	uuid := o.UUID
 	if uuid == "" {
@@ -124,11 +115,7 @@ func mke2fs(ctx context.Context, job *job, inodes int64, tree string) error {
 	if tree != "" {
 		args = append(args, "-d", tree)
 	}
-	args = append(append(args, o.MkfsArgs...), job.image.Name())
-	cmd := exec.CommandContext(ctx, tool, args...)
-	program.KillGroup(cmd)
-	_, err = program.Run(ctx, cmd)
-	return err
+	return job.mkfs(ctx, "mke2fs", "e2fsprogs", append(append(args, o.MkfsArgs...), job.image.Name())...)
 }
 
 // ext4Free reads from the superblock how many bytes are free.
@@ -147,14 +134,5 @@ func labelExt4(ctx context.Context, job *job) error {
 	if job.options.UUID != "" {
 		return nil
 	}
-	tool, err := program.Find("tune2fs", "e2fsprogs")
-	if err != nil {
-		return err
-	}
-	cmd := exec.CommandContext(ctx, tool, "-U", job.uuid(), job.image.Name())
-	program.KillGroup(cmd)
-	_, err = program.Run(ctx, cmd)
-	return err
+	return job.mkfs(ctx, "tune2fs", "e2fsprogs", "-U", job.uuid(), job.image.Name())
 }
-
-func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }

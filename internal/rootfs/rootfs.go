@@ -47,7 +47,9 @@ type Options struct {
 	// their usual modes.
 	Bootable bool
 	// Keep are paths that Bootable leaves as they are: /etc/resolv.conf, when somebody wants his own.
-	Keep   []string
+	Keep []string
+	// Lossy allows a type that loses most of what a root file system needs: VFAT.
+	Lossy  bool
 	Limits Limits
 }
 
@@ -89,7 +91,7 @@ func run(ctx context.Context, j *job, path string) (result Result, err error) {
 	if o.Label == "" {
 		o.Label = ext4Label
 	}
-	write, err := writerOf(*o)
+	k, err := o.check()
 	if err != nil {
 		return Result{}, err
 	}
@@ -103,52 +105,30 @@ func run(ctx context.Context, j *job, path string) (result Result, err error) {
 			err = errors.Join(hostFull(j.dir, err), os.Remove(j.image.Name()))
 		}
 	}()
-	if err := write(ctx, j); err != nil {
+	if err := k.write(ctx, j); err != nil {
 		return Result{}, err
 	}
 	return j.publish(path)
 }
 
-// writer makes a file system in the empty file of a job.
-type writer func(ctx context.Context, job *job) error
-
-// writerOf chooses by the type, and checks what can be checked before anything is done.
-func writerOf(o Options) (writer, error) {
+// check finds out what can be found out before anything is done.
+func (o Options) check() (kind, error) {
 	if o.SizeBytes < 0 || o.HeadroomBytes < 0 {
-		return nil, fault.Invalidf("a file system of %d bytes with %d bytes of headroom makes no sense", o.SizeBytes, o.HeadroomBytes)
+		return kind{}, fault.Invalidf("a file system of %d bytes with %d bytes of headroom makes no sense", o.SizeBytes, o.HeadroomBytes)
 	}
 	if o.UUID != "" {
 		if _, err := uuid.Parse(o.UUID); err != nil {
-			return nil, fault.Invalidf("%q is no UUID: %w", o.UUID, err)
+			return kind{}, fault.Invalidf("%q is no UUID: %w", o.UUID, err)
 		}
 	}
-	switch o.Type {
-	case Ext4:
-		return writeExt4, checkMkfsArgs("mke2fs", o.MkfsArgs, ext4Options)
-	case Btrfs, XFS, Squashfs, Erofs, VFAT:
-		return nil, fault.Unavailablef("%s file systems cannot be made by this version of vers: use ext4", o.Type)
+	k, ok := kindOf(o.Type)
+	if !ok {
+		return kind{}, fault.Invalidf("unknown type of file system %q: ext4, btrfs, xfs, squashfs, erofs or vfat", o.Type)
 	}
-	return nil, fault.Invalidf("unknown type of file system %q: ext4, btrfs, xfs, squashfs, erofs or vfat", o.Type)
-}
-
-// checkMkfsArgs refuses options that are not known to be harmless: known says whether a value follows.
-func checkMkfsArgs(tool string, args []string, known map[string]bool) error {
-	for i := 0; i < len(args); i++ {
-		hasValue, ok := known[args[i]]
-		if !ok {
-			return fault.Invalidf("%q cannot be passed on to %s: give one option, or one value, in each argument, and none that names a file", args[i], tool)
-		}
-		if !hasValue {
-			continue
-		}
-		if i++; i == len(args) {
-			return fault.Invalidf("the option %s of %s lacks its value", args[i-1], tool)
-		}
-		if strings.Contains(args[i], "/") || strings.Contains(args[i], "device=") {
-			return fault.Invalidf("%s %s cannot be passed on to %s: it names a file", args[i-1], args[i], tool)
-		}
+	if k.maxLabel > 0 && len(o.Label) > k.maxLabel || strings.HasPrefix(o.Label, "-") {
+		return kind{}, fault.Invalidf("the label %q cannot be one of %s, which has at most %d bytes", o.Label, o.Type, k.maxLabel)
 	}
-	return nil
+	return k, checkMkfsArgs(k.tool, o.MkfsArgs, k.options)
 }
 
 // job is one run of Write.

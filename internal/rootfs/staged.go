@@ -9,7 +9,6 @@ import (
 	"io"
 	"maps"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
@@ -23,20 +22,27 @@ import (
 )
 
 // stage extracts the archive into a folder of the host, for programs that make file systems of folders, and lets use
-// work with it. Staged files have no settings, so that no privilege is needed: the tree's records say what they should be.
-func (j *job) stage(ctx context.Context, s *stream, use func(dir string, t *tree) error) (err error) {
+// work with it. If bare, files have no settings, so that no privilege is needed: the tree's records say what they should
+// be.
+func (j *job) stage(ctx context.Context, s *stream, bare bool, use func(dir string, t *tree) error) (err error) {
 	dir, err := os.MkdirTemp(j.dir, ".new-tree-*")
 	if err != nil {
 		return fmt.Errorf("make a folder for the tree: %w", err)
 	}
-	root, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return errors.Join(err, os.Remove(dir))
+	defer func() { err = errors.Join(err, os.Remove(dir)) }()
+	// One more level, which nobody else passes: the tree's own root may be open to all.
+	top := filepath.Join(dir, "tree")
+	if err := os.Mkdir(top, 0o700); err != nil {
+		return err
 	}
-	t := newTree(root, j.options, true, &j.warnings)
+	root, err := unix.Open(top, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return errors.Join(err, os.Remove(top))
+	}
+	t := newTree(root, j.options, bare, &j.warnings)
 	defer func() {
 		t.forgetDir()
-		err = errors.Join(err, t.empty(root), os.Remove(dir)) // empty closes root; it copes with trees of any depth
+		err = errors.Join(err, t.empty(root), os.Remove(top)) // empty closes root; it copes with trees of any depth
 	}()
 	if err := t.fill(ctx, s); err != nil {
 		return err
@@ -44,13 +50,13 @@ func (j *job) stage(ctx context.Context, s *stream, use func(dir string, t *tree
 	if j.tree, j.entries, err = t.finish(ctx); err != nil {
 		return err
 	}
-	return use(dir, t)
+	return use(top, t)
 }
 
 // fillExt4ByTree makes the file system of an extracted tree, which needs no privilege, and then sets in its inodes what
 // only root could have given the tree's files. It is slow for directories of many thousand files.
 func fillExt4ByTree(ctx context.Context, j *job, s *stream, inodes int64) error {
-	return j.stage(ctx, s, func(dir string, t *tree) error {
+	return j.stage(ctx, s, true, func(dir string, t *tree) error {
 		size, err := j.image.Seek(0, io.SeekEnd)
 		if err != nil {
 			return err
@@ -99,12 +105,10 @@ func setInodes(ctx context.Context, j *job, t *tree) error {
 
 // debugfs runs a script on the image. The program tells of errors but ends with 0.
 func debugfs(ctx context.Context, j *job, script string) error {
-	tool, err := program.Find("debugfs", "e2fsprogs")
+	cmd, err := j.command(ctx, "debugfs", "e2fsprogs", "-w", "-f", script, j.image.Name())
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, tool, "-w", "-f", script, j.image.Name())
-	program.KillGroup(cmd)
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = io.Discard, &said // it repeats every line of the script
 	if _, err := program.Run(ctx, cmd); err != nil {

@@ -336,7 +336,7 @@ func TestUnprivilegedUser(t *testing.T) {
 	self, err := os.ReadFile("/proc/self/exe") // the test binary's own folder is closed to others
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(top, "test"), self, 0o755))
-	cmd := exec.CommandContext(t.Context(), filepath.Join(top, "test"), "-test.run=^TestUnprivilegedUser$", "-test.v")
+	cmd := exec.CommandContext(t.Context(), filepath.Join(top, "test"), "-test.run=^(TestUnprivilegedUser|TestTypesWithoutRoot)$", "-test.v")
 	cmd.Dir, cmd.Env = top, []string{"ROOTFS_TEST_AS_NOBODY=" + top, "TMPDIR=" + top, "PATH=/usr/bin:/bin"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	out, err := cmd.CombinedOutput()
