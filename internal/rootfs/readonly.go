@@ -54,7 +54,8 @@ func writeSquashfs(ctx context.Context, j *job) error {
 		go func() { packed <- errors.Join(t.pack(ctx, in), in.Close()) }()
 		_, err = program.Run(ctx, cmd)
 		in.Close() // it may have ended early
-		if packErr := <-packed; err == nil {
+		packErr := <-packed
+		if err == nil && !errors.Is(packErr, os.ErrClosed) && !errors.Is(packErr, unix.EPIPE) { // it need not read the padding
 			err = packErr
 		}
 		if err != nil {
