@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -67,7 +68,7 @@ func (j *job) mcopy(ctx context.Context, dir string) error {
 	defer f.Close()
 	for {
 		names, err := f.Readdirnames(mcopyNames)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
