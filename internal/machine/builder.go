@@ -17,6 +17,7 @@ type BuilderRequest struct {
 	// Parent is the commit that the VM says it was started from, where CommitID is a step of a build: what the build is
 	// based on, "" if that is no commit.
 	Parent string
+	Labels map[string]string
 }
 
 // StartBuilder makes a VM from a step of the organisation's builds, or from any commit that Restore takes.
@@ -26,7 +27,7 @@ func (m *Manager) StartBuilder(ctx context.Context, c Caller, req BuilderRequest
 	if err != nil {
 		return VM{}, err
 	}
-	p.buildID = req.BuildID
+	p.buildID, p.labels = req.BuildID, req.Labels
 	return m.restore(ctx, c, p)
 }
 

@@ -59,6 +59,8 @@ func (s *Server) record(next http.Handler) http.Handler {
 // result is one word for how a call ended.
 func (n *notes) result(status int) string {
 	switch {
+	case status < 400 && n.err != nil:
+		return "failed" // a stream that ended so
 	case status < 400:
 		return "ok"
 	case n.err != nil && status < 500:

@@ -31,7 +31,7 @@ func (s *Server) routeBuilds() {
 		}},
 	}}
 	add(s, operation{method: http.MethodPost, path: "/builds", id: "build-commit", creates: true, responses: lines, tag: "Builds",
-		upload:  "a folder with a Dockerfile, tar; its .dockerignore is honoured",
+		upload:  "a folder with a Dockerfile, tar or tar.gz; its .dockerignore is honoured",
 		summary: "[ours] Run a Dockerfile in a VM, with a commit after each step; the build ends when the client leaves"}, s.buildCommit)
 }
 
@@ -127,9 +127,12 @@ func (b *buildAnswer) serve(r *http.Request, req steps.Request) {
 	body := &arriving{r: r.Body, asks: r.Header.Get("Expect") != ""}
 	tree, err := b.s.builder.Read(ctx, steady{body, b.control})
 	if err == nil {
-		_, err = io.Copy(io.Discard, steady{body, b.control}) // what may stand after the archive's end
+		err = b.readEnd(steady{body, b.control})
 	}
 	if err != nil {
+		if tree != nil {
+			tree.Close()
+		}
 		b.refuse(ctx, body, err)
 		return
 	}
@@ -151,6 +154,18 @@ func (b *buildAnswer) serve(r *http.Request, req steps.Request) {
 	}
 	notesOf(r.Context()).made = map[string]string{"commit_id": result.CommitID}
 	b.line(api.CommitBuildEvent{Type: api.CommitBuildResult, Result: showBuild(result)})
+}
+
+// maxPadding is what may follow an archive: programs that write tar fill up a block.
+const maxPadding = 1 << 20
+
+// readEnd reads what follows the archive: only then is it known when the client leaves.
+func (b *buildAnswer) readEnd(body io.Reader) error {
+	n, err := io.Copy(io.Discard, io.LimitReader(body, maxPadding+1))
+	if err == nil && n > maxPadding {
+		err = fault.Invalidf("more than %d MiB follow the end of the archive", maxPadding>>20)
+	}
+	return err
 }
 
 func (b *buildAnswer) line(e api.CommitBuildEvent) {

@@ -3,6 +3,7 @@ package source_test
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -259,6 +260,19 @@ func TestHostile(t *testing.T) {
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("left: %v %v", left, err)
+	}
+	var compressed bytes.Buffer
+	z := gzip.NewWriter(&compressed)
+	_, err := z.Write(archive(t, "a="+strings.Repeat("x", 1<<20)))
+	must(t, errors.Join(err, z.Close()))
+	if _, err := source.Read(t.Context(), bytes.NewReader(compressed.Bytes()), dir, limits); !fault.Is(err, fault.Exhausted) {
+		t.Errorf("a bomb: %v", err)
+	}
+	tree, err := source.Read(t.Context(), &compressed, dir, source.Limits{})
+	must(t, err)
+	defer tree.Close()
+	if data, err := tree.File("a", 2<<20); err != nil || len(data) != 1<<20 {
+		t.Errorf("%d bytes, %v", len(data), err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

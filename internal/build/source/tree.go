@@ -5,7 +5,9 @@ package source
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -61,7 +63,7 @@ type node struct {
 	hidden   bool             // left out by .dockerignore
 }
 
-// Read takes an archive in. dir is where its contents are kept. Errors: fault.Invalid for an archive that makes no sense
+// Read takes an archive in, which may be compressed with gzip. dir is where its contents are kept. Errors: fault.Invalid for an archive that makes no sense
 // or wants out of its tree, fault.Exhausted for one that is too large.
 func Read(ctx context.Context, archive io.Reader, dir string, limits Limits) (_ *Tree, err error) {
 	if limits.Bytes == 0 {
@@ -84,6 +86,13 @@ func Read(ctx context.Context, archive io.Reader, dir string, limits Limits) (_ 
 		return nil, err
 	} else if room < t.limits.Bytes {
 		t.limits.Bytes = room
+	}
+	buffered := bufio.NewReader(archive)
+	archive = buffered
+	if head, _ := buffered.Peek(2); string(head) == "\x1f\x8b" {
+		if archive, err = gzip.NewReader(buffered); err != nil {
+			return nil, unreadable(err)
+		}
 	}
 	reader := tar.NewReader(archive)
 	for {

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"vers/internal/catalog"
 	"vers/internal/fault"
 	"vers/internal/machine"
@@ -169,6 +171,18 @@ func (r *Runner) trimSoon() {
 	}
 }
 
+// lowDisk is how little room there may be on the disk before all steps are given up, in bytes.
+const lowDisk = 2 << 30
+
+// budget is what the steps of an organisation may take.
+func (r *Runner) budget() int64 {
+	var fs unix.Statfs_t
+	if r.Dir != "" && unix.Statfs(r.Dir, &fs) == nil && int64(fs.Bavail)*fs.Bsize < lowDisk {
+		return 0
+	}
+	return r.CacheBytes
+}
+
 // Trim gives up steps that no build has used for long, and the least recently used ones of organisations whose steps take too
 // much of the disk.
 func (r *Runner) Trim(ctx context.Context) error {
@@ -183,9 +197,9 @@ func (r *Runner) Trim(ctx context.Context) error {
 	for _, s := range steps {
 		taken[s.OrgID] += s.Bytes
 	}
-	forgotten := 0
+	budget, forgotten := r.budget(), 0
 	for _, s := range steps {
-		if !s.Unused && r.Now().Sub(s.UsedAt) <= r.CacheAge && taken[s.OrgID] <= r.CacheBytes {
+		if !s.Unused && r.Now().Sub(s.UsedAt) <= r.CacheAge && taken[s.OrgID] <= budget {
 			continue
 		}
 		taken[s.OrgID] -= s.Bytes

@@ -292,12 +292,13 @@ func (s *stage) live(ctx context.Context) (Guest, error) {
 	m := s.b.r.Machines
 	var vm machine.VM
 	var err error
+	labels := map[string]string{label: s.b.id}
 	if s.commit == "" {
 		s.b.notice("starting a machine")
-		vm, err = m.Run(ctx, s.b.caller, machine.RunRequest{Config: s.config, BuildID: s.b.id, WaitBoot: true, Labels: map[string]string{label: s.b.id}})
+		vm, err = m.Run(ctx, s.b.caller, machine.RunRequest{Config: s.config, BuildID: s.b.id, WaitBoot: true, Labels: labels})
 	} else {
 		s.b.notice("starting from commit " + s.commit)
-		vm, err = m.StartBuilder(ctx, s.b.caller, machine.BuilderRequest{BuildID: s.b.id, CommitID: s.commit, Parent: s.parent})
+		vm, err = m.StartBuilder(ctx, s.b.caller, machine.BuilderRequest{BuildID: s.b.id, CommitID: s.commit, Parent: s.parent, Labels: labels})
 	}
 	s.vm = vm.ID // also of one that did not boot
 	if err != nil {
