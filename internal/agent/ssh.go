@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"time"
 
@@ -20,6 +21,9 @@ const (
 	dialLimit     = 30 * time.Second
 )
 
+// noSSH is a file of images that want no SSH (guest.ssh = false in a build script).
+const noSSH = "/etc/vers/no-ssh"
+
 // serveSSH makes the rest of the connection an SSH session with the agent's own server.
 func (s *Server) serveSSH(ctx context.Context, conn net.Conn) error {
 	s.identity.mu.RLock()
@@ -27,6 +31,9 @@ func (s *Server) serveSSH(ctx context.Context, conn net.Conn) error {
 	s.identity.mu.RUnlock()
 	if hostKey == nil {
 		return fault.Unavailablef("this VM has no identity yet, and so no SSH host key: wait until it is ready")
+	}
+	if _, err := os.Stat(s.path(noSSH)); err == nil {
+		return fault.Forbiddenf("the image of this VM allows no SSH (%s)", noSSH)
 	}
 	if err := accept(conn, nil); err != nil {
 		return nil

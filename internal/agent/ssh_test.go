@@ -250,3 +250,16 @@ func TestStockClients(t *testing.T) {
 		t.Errorf("ssh -tt: %q, %v", out, err)
 	}
 }
+
+// An image can want no SSH (guest.ssh = false of build scripts).
+func TestNoSSH(t *testing.T) {
+	r := newRig(t)
+	id, _ := newIdentity(t, "ssh")
+	_, err := r.client.Renew(t.Context(), id)
+	must(t, err)
+	must(t, os.MkdirAll(filepath.Join(r.root, "etc/vers"), 0o755))
+	must(t, os.WriteFile(filepath.Join(r.root, noSSH), nil, 0o644))
+	if conn, err := r.client.SSH(t.Context()); err == nil || !strings.Contains(err.Error(), "allows no SSH") {
+		t.Errorf("a connection %v, error %v", conn, err)
+	}
+}

@@ -75,7 +75,7 @@ func (a *App) rootCommand() *cobra.Command {
 			root.AddCommand(command)
 		}
 	}
-	add("project", "Project", a.initCommand(), a.runCommand(), a.runCommitCommand(), a.upCommand(), a.buildCommand(), a.rootfsCommand(), a.deployCommand())
+	add("project", "Project", a.initCommand(), a.runCommand(), a.runCommitCommand(), a.upCommand(), a.buildCommand(), a.rootfsCommand(), a.buildfsCommand(), a.deployCommand())
 	add("tree", "Tree", a.branchCommand(), a.commitCommand(), a.checkoutCommand(), a.headCommand(), a.aliasCommand(),
 		a.treeCommand(), a.historyCommand(), a.diffCommand(), a.tagCommand(), a.repoCommand())
 	add("vm", "VMs", a.statusCommand(), a.infoCommand(), a.pauseCommand(), a.resumeCommand(), a.resizeCommand(), a.renameCommand(), a.deleteCommand())

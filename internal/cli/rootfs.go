@@ -11,6 +11,6 @@ in a package with the files it refers to: a folder with build.toml, or such a fo
 		Example: `  vers rootfs init                            # writes build.toml
   vers rootfs check .
   vers rootfs build . -o rootfs.ext4`,
-	}, a.rootfsInitCommand(), a.rootfsCheckCommand(), a.rootfsPackCommand(), a.rootfsUnpackCommand(), a.rootfsSchemaCommand(),
+	}, a.rootfsInitCommand(), a.rootfsBuildCommand(), a.rootfsCheckCommand(), a.rootfsPackCommand(), a.rootfsUnpackCommand(), a.rootfsSchemaCommand(),
 		a.rootfsListCommand(), a.rootfsDeleteCommand(), a.rootfsImportCommand())
 }

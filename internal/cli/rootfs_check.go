@@ -11,9 +11,10 @@ import (
 )
 
 type rootfsCheckOptions struct {
-	strict bool
-	check  buildfs.CheckOptions
-	format formatFlags
+	strict, offline bool
+	boot            string // image of the server
+	check           buildfs.CheckOptions
+	format          formatFlags
 }
 
 func (a *App) rootfsCheckCommand() *cobra.Command {
@@ -21,13 +22,17 @@ func (a *App) rootfsCheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "check <package>", Short: "Name everything that is wrong with a build script, without building",
 		Long: `Read a package and check it: syntax, keys, values, references. All faults are named at once, with file, line
-and key. Exit code 5 says that there are some.`,
+and key; exit code 5 says that there are some. Then the container engine is asked whether it answers.
+With --boot, an image of the server is started in a VM, and the script's checks run in it.`,
 		Example: `  vers rootfs check build.toml
-  vers rootfs check . --strict --json`,
+  vers rootfs check . --strict --offline --json
+  vers rootfs check . --boot web`,
 		Args: arguments(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.rootfsCheck(cmd.Context(), args[0], o) },
 	}
 	cmd.Flags().BoolVar(&o.strict, "strict", false, "warnings are faults")
+	cmd.Flags().BoolVar(&o.offline, "offline", false, "do not ask the container engine")
+	cmd.Flags().StringVar(&o.boot, "boot", "", "also start this image of the server, and run checks.commands in it")
 	addCheckFlags(cmd, &o.check)
 	o.format.addQuiet(cmd, "print the names of the keys with faults only")
 	return cmd
@@ -61,6 +66,11 @@ func (a *App) rootfsCheck(ctx context.Context, path string, o rootfsCheckOptions
 	if err != nil {
 		return err
 	}
+	if len(report.Faults) == 0 {
+		if err := a.rootfsCheckOutside(ctx, script, o); err != nil {
+			return err
+		}
+	}
 	ok := len(report.Faults) == 0 && (!o.strict || len(report.Warnings) == 0)
 	if mode == modeQuiet {
 		for _, f := range report.Faults {
@@ -87,4 +97,23 @@ func (a *App) rootfsCheck(ctx context.Context, path string, o rootfsCheckOptions
 	}
 	fmt.Fprintf(a.Streams.Out, "✓ %s (%s) is valid: %s\n", path, p.Kind, script.Summary())
 	return nil
+}
+
+// rootfsCheckOutside asks the engine, and boots an image.
+func (a *App) rootfsCheckOutside(ctx context.Context, script *buildfs.Script, o rootfsCheckOptions) error {
+	if !o.offline {
+		opened, err := a.localEngine(ctx, script)
+		if err != nil {
+			return err
+		}
+		opened.Close()
+	}
+	if o.boot == "" {
+		return nil
+	}
+	client, err := a.api()
+	if err != nil {
+		return err
+	}
+	return a.bootImage(ctx, client, o.boot, script.Checks.Commands)
 }

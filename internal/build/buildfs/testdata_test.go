@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -158,4 +159,23 @@ func tree(t *testing.T, dir string) string {
 	}))
 	sort.Strings(lines)
 	return strings.Join(lines, "\n")
+}
+
+func sorted(names []string) []string {
+	sort.Strings(names)
+	return names
+}
+
+// field reads a number of dumpe2fs-like output.
+func field(t *testing.T, text, name string) int64 {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(line, name+":"); ok {
+			n, err := strconv.ParseInt(strings.TrimSpace(rest), 10, 64)
+			must(t, err)
+			return n
+		}
+	}
+	t.Fatalf("no %s in\n%s", name, text)
+	return 0
 }
