@@ -62,14 +62,13 @@ func (w *worker) resolve(ctx context.Context, r engine.Reference) (*engine.Image
 // pullError gives what registries answer its kind.
 func pullError(name string, err error) error {
 	var unauthorized docker.ErrUnauthorizedForCredentials
-	text := err.Error()
+	kind := engine.RegistryFault(err.Error())
 	switch {
-	case errors.As(err, &unauthorized), strings.Contains(text, "unauthorized"), strings.Contains(text, "authentication required"):
+	case errors.As(err, &unauthorized) || kind == fault.Forbidden:
 		return fault.Forbiddenf("the registry refuses access to image %s: check user name and password. %w", name, err)
-	case errors.Is(err, storage.ErrImageUnknown), strings.Contains(text, "manifest unknown"), strings.Contains(text, "name unknown"),
-		strings.Contains(text, "not found"), strings.Contains(text, "requested access to the resource is denied"):
+	case errors.Is(err, storage.ErrImageUnknown) || kind == fault.NotFound:
 		return fault.NotFoundf("image %s is neither here nor in its registry: %w", name, err)
-	case strings.Contains(text, "dial tcp"), strings.Contains(text, "pinging container registry"), strings.Contains(text, "i/o timeout"):
+	case kind == fault.Unavailable:
 		return fault.Unavailablef("the registry of image %s does not answer: %w", name, err)
 	}
 	return fmt.Errorf("get image %s: %w", name, err)

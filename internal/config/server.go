@@ -41,7 +41,8 @@ type Quota struct {
 
 // Engines is the container engine that runs Dockerfiles, and what one build may use (docs/builds.md).
 type Engines struct {
-	Engine     string   `toml:"engine"`     // "auto" or "embedded"
+	Engine     string   `toml:"engine"`     // "auto", "embedded", "docker" or "podman"
+	Socket     string   `toml:"socket"`     // of Docker or Podman; "" is the engine's usual one
 	Registries []string `toml:"registries"` // host:port, reached whatever egress says
 	Runtime    string   `toml:"runtime"`    // OCI runtime of the embedded engine
 	MemoryMiB  int64    `toml:"memory_mib"` // these are of one build
@@ -142,8 +143,10 @@ func (c *Server) Check() error {
 
 func (e Engines) check() error {
 	switch {
-	case e.Engine != "auto" && e.Engine != "embedded":
-		return fmt.Errorf("configuration: builder.engine is %q; auto or embedded is possible", e.Engine)
+	case e.Engine != "auto" && e.Engine != "embedded" && e.Engine != "docker" && e.Engine != "podman":
+		return fmt.Errorf("configuration: builder.engine is %q; auto, embedded, docker or podman is possible", e.Engine)
+	case e.Engine == "embedded" && e.Socket != "":
+		return errors.New("configuration: builder.socket is for Docker and Podman; the embedded engine has none")
 	case e.MemoryMiB < 16 || e.Processes < 16 || e.DiskMiB < 16:
 		return errors.New("configuration: memory_mib, processes and disk_mib of [builder] must be 16 or more")
 	}

@@ -65,7 +65,7 @@ func (e *engines) Sweep(ctx context.Context) error {
 // engineOptions are those of an organisation's engine: its store is its own, so that nobody finds what others pulled with
 // their passwords.
 func engineOptions(c config.Server, orgID string) choice.Options {
-	return choice.Options{Engine: c.Builder.Engine, Embedded: embedded.Options{
+	return choice.Options{Engine: c.Builder.Engine, Socket: c.Builder.Socket, Shared: true, Embedded: embedded.Options{
 		Dir: filepath.Join(c.DataDir, "builder"), Store: orgID, Registries: c.Builder.Registries, Runtime: c.Builder.Runtime,
 		Egress: embedded.Egress{Mode: c.Egress.Mode, Allow: c.Egress.Allow, Deny: c.Egress.Deny},
 		Limits: engine.Limits{MemoryMiB: c.Builder.MemoryMiB, Processes: c.Builder.Processes, DiskMiB: c.Builder.DiskMiB},

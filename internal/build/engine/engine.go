@@ -52,6 +52,7 @@ type Capabilities struct {
 	Heredocs   bool   `json:"heredocs"`
 	CacheMount bool   `json:"cache_mount"` // RUN --mount=type=cache
 	NoNetwork  bool   `json:"no_network"`  // can keep steps off every network
+	Egress     bool   `json:"egress"`      // steps reach what the server's egress policy permits, and nothing else
 	Cancel     bool   `json:"cancel"`      // a cancelled step ends at once
 	Limits     bool   `json:"limits"`      // memory and processes of a step can be limited
 	// Notes are known gaps, in whole sentences, for people.

@@ -97,7 +97,7 @@ func (e *Engine) Capabilities(ctx context.Context) (engine.Capabilities, error) 
 	}
 	return engine.Capabilities{
 		Engine: engine.Embedded, Version: host.EngineVersion, Isolation: host.RuntimeVersion,
-		Heredocs: true, CacheMount: true, NoNetwork: true, Cancel: true, Limits: host.Limits, Notes: host.Notes,
+		Heredocs: true, CacheMount: true, NoNetwork: true, Egress: true, Cancel: true, Limits: host.Limits, Notes: host.Notes,
 	}, nil
 }
 
