@@ -35,6 +35,7 @@ func scenarios(quick bool) []scenario {
 		scenario{"many", func(ctx context.Context, l *lab, r *report) error { return benchMany(ctx, l, r, clones) }},
 		scenario{"depth", func(ctx context.Context, l *lab, r *report) error { return benchDepth(ctx, l, r, depth, n) }},
 		scenario{"diff", func(ctx context.Context, l *lab, r *report) error { return benchDiff(ctx, l, r, 200, n) }},
+		scenario{"tree", func(ctx context.Context, l *lab, r *report) error { return benchTree(ctx, l, r, n/2) }},
 		scenario{"commit build", func(ctx context.Context, l *lab, r *report) error { return benchBuildCommit(ctx, l, r, n) }},
 	)
 }

@@ -140,7 +140,7 @@ func (t *tree) failed(name, verb string, err error) error {
 		return fault.Invalidf("entry %s of the archive: the name or the link is too long: at most 255 bytes for one name, 4095 for a path: %w", shortName(name), err)
 	case errors.Is(err, unix.ENOTDIR):
 		return fault.Invalidf("entry %s of the archive lies below something that is no directory: %w", shortName(name), err)
-	case errors.Is(err, unix.ELOOP):
+	case errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOENT): // a link through something that is not there
 		return fault.Invalidf("entry %s of the archive: the symbolic links on its way lead nowhere: %w", shortName(name), err)
 	}
 	return fmt.Errorf("%s entry %s of the archive: %w", verb, shortName(name), err)
