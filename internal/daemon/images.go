@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -49,17 +50,26 @@ func (e *engines) Engine(ctx context.Context, orgID string) (engine.Engine, erro
 	return opened, nil
 }
 
-// Sweep implements images.Engines.
+// Sweep implements images.Engines: of the embedded engine, where it ever built something, and of the configured one.
 func (e *engines) Sweep(ctx context.Context) error {
-	dir := engineOptions(e.config, "").Embedded.Dir
-	if _, err := os.Stat(dir); err != nil {
-		return nil // nothing was ever built here
+	o := engineOptions(e.config, "")
+	var errs []error
+	if _, err := os.Stat(o.Embedded.Dir); err == nil {
+		eng, err := embedded.New(o.Embedded)
+		if err == nil {
+			err = eng.Sweep(ctx)
+		}
+		errs = append(errs, err)
 	}
-	eng, err := embedded.New(engineOptions(e.config, "").Embedded)
-	if err != nil {
-		return err
+	if o.Socket != "" || o.Engine == engine.Docker || o.Engine == engine.Podman {
+		eng, err := choice.Open(ctx, o)
+		if err == nil {
+			err = eng.Sweep(ctx)
+			_ = eng.Close()
+		}
+		errs = append(errs, err)
 	}
-	return eng.Sweep(ctx)
+	return errors.Join(errs...)
 }
 
 // engineOptions are those of an organisation's engine: its store is its own, so that nobody finds what others pulled with

@@ -3,10 +3,12 @@ package docker_test
 import (
 	"bytes"
 	"context"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -63,13 +65,22 @@ func daemon(t *testing.T, socket, program string, args ...string) {
 
 func tail(text string) string { return text[max(0, len(text)-6000):] }
 
-// removeGroups removes the empty control groups that engines leave.
+// removeGroups removes the empty control groups that engines leave, the deepest first.
 func removeGroups() {
-	for _, pattern := range []string{"/sys/fs/cgroup/*/docker", "/sys/fs/cgroup/docker", "/sys/fs/cgroup/*/libpod_parent", "/sys/fs/cgroup/*/buildah*", "/sys/fs/cgroup/*/machine"} {
-		found, _ := filepath.Glob(pattern)
-		for _, folder := range found {
-			_ = os.Remove(folder)
+	var folders []string
+	for _, pattern := range []string{"/sys/fs/cgroup/*/docker", "/sys/fs/cgroup/docker", "/sys/fs/cgroup/*/libpod_parent", "/sys/fs/cgroup/libpod_parent"} {
+		roots, _ := filepath.Glob(pattern)
+		for _, root := range roots {
+			_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+				if err == nil && entry.IsDir() {
+					folders = append(folders, path)
+				}
+				return nil
+			})
 		}
+	}
+	for _, folder := range slices.Backward(folders) {
+		_ = os.Remove(folder) // fails while somebody uses it
 	}
 }
 
@@ -138,4 +149,40 @@ func TestPodman(t *testing.T) {
 			return leftovers(t, append(append([]string{"podman"}, global...), "ps", "-a", "--external", "-q")...)
 		},
 	})
+}
+
+// What a process that has ended left is swept; what lives stays.
+func TestSweep(t *testing.T) {
+	dir := t.TempDir()
+	socket := filepath.Join("/run", "test-sweep.sock")
+	daemon(t, socket, "dockerd", "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
+		"-p", filepath.Join(dir, "pid"), "-H", "unix://"+socket, "--bridge=none", "--iptables=false")
+	e := open(t, socket, engine.Docker)
+	image, err := e.Load(t.Context(), "base:1", bytes.NewReader(enginetest.Base(t)), engine.Config{Env: []string{"PATH=/bin"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine, err := e.Start(t.Context(), engine.Container{Image: image, Network: engine.NetworkNone})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mine.Close()
+	docker := func(args ...string) string {
+		out, err := exec.Command("docker", append([]string{"-H", "unix://" + socket}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("docker %v: %v\n%s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	own := docker("ps", "-q")
+	labels := strings.Split(docker("inspect", "-f", `{{index .Config.Labels "dev.vers.machine"}} {{index .Config.Labels "dev.vers.process"}}`, own), " ")
+	docker("run", "-d", "--network=none", "--label", "dev.vers.machine="+labels[0], "--label", "dev.vers.process="+labels[1]+"0", "base:1", "sleep", "100")
+	docker("run", "-d", "--network=none", "--name", "stranger", "base:1", "sleep", "100")
+	if err := e.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left := docker("ps", "-a", "--format", "{{.ID}} {{.Names}}"); strings.Count(left, "\n") != 1 || !strings.Contains(left, own) || !strings.Contains(left, "stranger") {
+		t.Errorf("left after the sweep:\n%s", left)
+	}
+	docker("rm", "-f", "stranger")
 }
