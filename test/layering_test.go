@@ -45,6 +45,7 @@ var layers = map[string]int{
 	"vers/internal/server": 6,
 	"vers/internal/cli":    6,
 	"vers/internal/doctor": 6,
+	"vers/internal/bake":   6,
 
 	"vers/internal/daemon": 7,
 

@@ -45,7 +45,7 @@ file system from Debian packages, an organisation, and an API key, which is prin
 	}
 	root.PersistentFlags().StringVar(&o.config, "config", defaultConfig, "configuration file (dist/versd.toml shows all keys)")
 	root.AddCommand(prepareCommand(&o), doctorCommand(&o), waitCommand(&o), stopCommand(&o),
-		orgCommand(&o), keyCommand(&o), approveCommand(&o), auditCommand(&o), kernelCommand(&o), verifyCommand(&o))
+		orgCommand(&o), keyCommand(&o), approveCommand(&o), auditCommand(&o), kernelCommand(&o), imagesCommand(&o), verifyCommand(&o))
 	return root
 }
 

@@ -138,14 +138,25 @@ func (a archives) lines() []string {
 	}
 }
 
-// hostAptOptions are the settings this host needs to reach its package sources (proxies, checks switched off), as an
-// apt configuration file for the build alone.
-func hostAptOptions(ctx context.Context) ([]byte, error) {
+// HostSources are the lines of a sources.list for guests: the Debian archives that this host uses.
+func HostSources() []string { return hostArchives("/etc/apt").lines() }
+
+// HostAptOptions are the lines of an apt.conf that this host needs to reach its package sources: proxies, checks switched off.
+func HostAptOptions(ctx context.Context) ([]string, error) {
 	dump, err := program.Run(ctx, exec.CommandContext(ctx, "apt-config", "dump", "Acquire", "--no-empty"))
 	if err != nil {
 		return nil, err
 	}
-	options := filterAptOptions(dump)
+	return filterAptOptions(dump), nil
+}
+
+// hostAptOptions are these settings and the host's logins to its package sources, as an apt configuration file for a build
+// that happens on the host alone.
+func hostAptOptions(ctx context.Context) ([]byte, error) {
+	options, err := HostAptOptions(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for name, path := range map[string]string{"Netrc": "/etc/apt/auth.conf", "NetrcParts": "/etc/apt/auth.conf.d"} {
 		if _, err := os.Stat(path); err == nil {
 			options = append(options, fmt.Sprintf("Dir::Etc::%s %q;", name, path))
