@@ -16,6 +16,7 @@ help:
 	@echo 'make deps      install the Debian packages that vers, its demo and its tests use (root)'
 	@echo 'make demo      a VM that is changed, committed, restored and branched (root; a minute the first time)'
 	@echo 'make test      everything that CI checks (ACCEL=kvm: on KVM instead of what is proven to work)'
+	@echo 'make test-images  bake, check and fork all supported images (half an hour where nothing accelerates VMs)'
 	@echo 'make bench     measure; QUICK=1 for three minutes. Writes bench/results'
 	@echo 'make lint      gofmt, go vet, golangci-lint'
 	@echo 'make install   programs to $(PREFIX)/bin, the systemd unit and the configuration to their places'
@@ -40,6 +41,9 @@ demo: deps build
 
 test:
 	@scripts/test
+
+test-images: deps
+	@VERS_TEST_IMAGES='$(or $(IMAGES),all)' $(GO) test -count=1 -v -timeout 3h -run '^TestSupportedImages$$' ./test
 
 bench: deps build
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/bench ./bench

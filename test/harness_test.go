@@ -229,7 +229,8 @@ type user struct {
 	home   string
 	dir    string
 	url    string
-	key    string // "": whom the socket stands for
+	key    string        // "": whom the socket stands for
+	limit  time.Duration // of a script; 0: four minutes
 }
 
 func newUser(t *testing.T, s *server) *user {
@@ -259,7 +260,11 @@ type result struct {
 // try runs a script as typed, with stdin closed, and gives what came out.
 func (u *user) try(script string) result {
 	u.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	limit := u.limit
+	if limit == 0 {
+		limit = 4 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", script)
 	cmd.Dir, cmd.Env = u.dir, u.env()
