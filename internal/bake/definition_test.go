@@ -109,3 +109,21 @@ func TestNoPasswords(t *testing.T) {
 		t.Errorf("warnings: %q", h.Warnings)
 	}
 }
+
+func TestReadHost(t *testing.T) {
+	t.Setenv("NPM_CONFIG_REGISTRY", "http://user:secret@npm.example/")
+	t.Setenv("http_proxy", "http://proxy.example:3128")
+	t.Setenv("GOPROXY", "https://go.example,direct")
+	h, err := ReadHost(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.NPMRegistry != "" || h.Proxies["http_proxy"] != "http://proxy.example:3128" || h.GoEnv["GOPROXY"] != "https://go.example,direct" || len(h.AptSources) != 3 {
+		t.Errorf("host: %+v", h)
+	}
+	for name, data := range h.files() {
+		if strings.Contains(string(data), "secret") {
+			t.Errorf("a password is in %s", name)
+		}
+	}
+}
