@@ -4,8 +4,8 @@ package images
 
 import "embed"
 
-// Definitions has one folder per root file system: packages (one Debian package a line, # begins a comment) and
-// whatever else internal/image reads of it.
+// Definitions has one folder per root file system: packages (one Debian package a line, # begins a comment) and customize, a
+// shell script that gets the root of the new system as $1 after the packages are installed.
 //
 //go:embed default
 var Definitions embed.FS
