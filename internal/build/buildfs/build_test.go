@@ -620,3 +620,34 @@ func TestMissingImage(t *testing.T) {
 		t.Errorf("error: %v", o.err)
 	}
 }
+
+// The script of docs/buildfs.md, as printed, on this test's image.
+func TestDocument(t *testing.T) {
+	text, err := os.ReadFile("../../../docs/buildfs.md")
+	must(t, err)
+	_, script, ok := strings.Cut(string(text), "```toml\n")
+	if !ok {
+		t.Fatal("docs/buildfs.md has no script")
+	}
+	script, _, _ = strings.Cut(script, "```")
+	o := newBench(t).buildScript(t, script, func(o *Options, c *CheckOptions) {
+		c.Set = []string{"container.image=base:1"}
+	})
+	must(t, o.err)
+	if got := debugfs(t, o.output, "cat /etc/greeting"); got != "made by a build script\n" || o.entries["etc/motd"].content != "Hello.\n" {
+		t.Errorf("greeting %q, motd %q", got, o.entries["etc/motd"].content)
+	}
+}
+
+// T10, B12: squashfs is mounted and read; vfat needs force.
+func TestSquashfs(t *testing.T) {
+	if _, err := exec.LookPath("mksquashfs"); err != nil {
+		t.Skip("squashfs-tools is not installed (scripts/deps)")
+	}
+	o := newBench(t).buildScript(t, onBase+"[filesystem]\ntype='Squashfs'\n[export]\nall=true\n", nil)
+	must(t, o.err)
+	out, err := exec.Command("unsquashfs", "-cat", o.output, "etc/motd").Output()
+	if err != nil || string(out) != "the image's\n" {
+		t.Errorf("squashfs gives %q, %v", out, err)
+	}
+}
