@@ -15,7 +15,7 @@ import (
 // buildfsExample is the build script of the original's documentation: a Debian with systemd and DNS.
 const buildfsExample = `[filesystem]
 type = "Ext4"
-size_mib = 400
+size_mib = 250
 
 [container]
 engine = "Docker"
@@ -61,7 +61,7 @@ func TestBuildScript(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(u.dir, "build_script.toml"), []byte(buildfsExample), 0o644))
 	loadDebian(t, u)
 	t.Cleanup(func() { u.deleteAll(); u.try("vers rootfs delete -f debian-demo") })
-	u.run(`vers rootfs build build_script.toml -o debian.ext4 --register debian-demo --engine embedded --set container.image.pull=never`)
+	u.run(`vers rootfs build build_script.toml -o debian.ext4 --register debian-demo --engine embedded --set container.image.name=localhost/debian --set container.image.pull=never`)
 	u.run(`e2fsck -fn debian.ext4`)
 	if got := u.run(`debugfs -R "cat /etc/resolv.conf" debian.ext4 2>/dev/null | head -1`); got != "nameserver 8.8.8.8" {
 		t.Errorf("the overlay does not win: resolv.conf begins with %q", got)
@@ -74,7 +74,7 @@ func TestBuildScript(t *testing.T) {
 	u.run(`vers execute demo 'getent hosts localhost'`)
 }
 
-// loadDebian puts a Debian under the name of the example's image into the user's own engine.
+// loadDebian puts a Debian with the tag of the example's image into the user's own engine.
 func loadDebian(t *testing.T, u *user) {
 	t.Helper()
 	program := filepath.Join(bin, "vers-builder")
@@ -87,7 +87,7 @@ func loadDebian(t *testing.T, u *user) {
 	out, err := cmd.StdoutPipe()
 	must(t, err)
 	must(t, cmd.Start())
-	_, err = e.Load(t.Context(), "docker.io/library/debian:bookworm-slim", out, engine.Config{})
+	_, err = e.Load(t.Context(), "debian:bookworm-slim", out, engine.Config{})
 	_, _ = io.Copy(io.Discard, out)
 	if waitErr := cmd.Wait(); waitErr != nil || err != nil {
 		t.Fatalf("make the base: %v, %v\n%s", waitErr, err, stderr.String())
