@@ -47,6 +47,9 @@ func runSuite(m *testing.M) (code int, err error) {
 			return 1, fmt.Errorf("build %s: %w\n%s", program, err, out)
 		}
 	}
+	if out, err := exec.Command("make", "-s", "-C", "..", "builder", "BUILDER="+filepath.Join(bin, "vers-builder")).CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("build vers-builder: %w\n%s", err, out)
+	}
 	shared, err = startServer(filepath.Join(dir, "shared"))
 	if err != nil {
 		return 1, err
