@@ -36,6 +36,7 @@ func scenarios(quick bool) []scenario {
 		scenario{"depth", func(ctx context.Context, l *lab, r *report) error { return benchDepth(ctx, l, r, depth, n) }},
 		scenario{"diff", func(ctx context.Context, l *lab, r *report) error { return benchDiff(ctx, l, r, 200, n) }},
 		scenario{"tree", func(ctx context.Context, l *lab, r *report) error { return benchTree(ctx, l, r, n/2) }},
+		scenario{"image build", func(ctx context.Context, l *lab, r *report) error { return benchBuildImage(ctx, l, r, n) }},
 		scenario{"commit build", func(ctx context.Context, l *lab, r *report) error { return benchBuildCommit(ctx, l, r, n) }},
 	)
 }

@@ -251,6 +251,9 @@ func (d *Daemon) Close() error {
 	return errors.Join(errs...)
 }
 
+// Images is for programs that measure, like Manager.
+func (d *Daemon) Images() *images.Service { return d.images }
+
 // Manager is for programs that measure: it does what the API does, without HTTP between.
 func (d *Daemon) Manager() *machine.Manager { return d.manager }
 
