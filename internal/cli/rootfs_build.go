@@ -220,7 +220,7 @@ func (a *App) cacheDir() string {
 
 // localEngine opens the engine that a script wants on this machine.
 func (a *App) localEngine(ctx context.Context, s *buildfs.Script) (engine.Engine, error) {
-	e, err := choice.Open(ctx, choice.Options{Engine: s.Container.Engine, Embedded: embedded.Options{
+	e, err := choice.Open(ctx, choice.Options{Engine: s.Container.Engine, Socket: s.Container.ConnectionURI, Look: true, Embedded: embedded.Options{
 		Dir: filepath.Join(a.cacheDir(), "builder"), Store: "local", AuthFile: filepath.Join(a.Home, ".docker", "config.json"),
 		// The user's own commands may reach what the user may; never this machine's own services.
 		Egress: embedded.Egress{Mode: "internet", Allow: []string{"0.0.0.0/0", "::/0"}},
