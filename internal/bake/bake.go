@@ -61,6 +61,9 @@ func Run(ctx context.Context, o Options) ([]Outcome, error) {
 		out := Outcome{Image: name}
 		out.Commit, out.Skipped, out.Err = b.bake(ctx)
 		out.Took = time.Since(began)
+		if out.Err != nil {
+			b.say("FAILED: %v", out.Err)
+		}
 		outcomes = append(outcomes, out)
 	}
 	return outcomes, nil

@@ -63,14 +63,13 @@ func BakeImages(ctx context.Context, c config.Server, o BakeOptions) (err error)
 	return errors.Join(bakeResult(outcomes, o.Progress), err)
 }
 
-// bakeResult shows what became of each image; the error names those that failed.
+// bakeResult shows what became of each image that did not fail; the error names the others.
 func bakeResult(outcomes []bake.Outcome, progress io.Writer) error {
 	var failed []string
 	for _, out := range outcomes {
 		switch {
 		case out.Err != nil:
 			failed = append(failed, out.Image)
-			fmt.Fprintf(progress, "%s: FAILED: %v\n", out.Image, out.Err)
 		case out.Skipped:
 			fmt.Fprintf(progress, "%s: nothing to do\n", out.Image)
 		default:
