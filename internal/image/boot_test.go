@@ -37,7 +37,7 @@ func boot(t *testing.T, kernel image.Kernel, initrd, overlay, cmdline string) st
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64",
 		"-machine", "pc-q35-7.2,smbus=off,sata=off,i8042=off,vmport=off,hpet=off", "-accel", "tcg", "-cpu", "max", "-m", "512",
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-kernel", kernel.Vmlinuz, "-initrd", initrd, "-append", "console=ttyS0 quiet loglevel=3 panic=-1 root=/dev/vda "+cmdline,
+		"-kernel", kernel.Vmlinuz, "-initrd", initrd, "-append", "console=ttyS0 quiet loglevel=3 panic=-1 no_timer_check root=/dev/vda "+cmdline,
 		"-drive", "if=none,id=root,format=qcow2,file="+overlay, "-device", "virtio-blk-pci,drive=root",
 		"-device", "virtio-net-pci", "-device", "virtio-rng-pci", "-serial", "stdio")
 	var out, errs bytes.Buffer

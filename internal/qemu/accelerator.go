@@ -30,7 +30,7 @@ type Choice struct {
 
 const (
 	// probeCmdline makes the agent print its greeting and power off.
-	probeCmdline  = "console=ttyS0 quiet loglevel=3 panic=-1 vers.mode=probe"
+	probeCmdline  = "console=ttyS0 quiet loglevel=3 panic=-1 no_timer_check vers.mode=probe"
 	probeGreeting = "vers-agent: hello"
 	// kvmLimit is for a guest that needs about a second where KVM is good.
 	kvmLimit = 8 * time.Second
