@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vers/internal/build/engine"
+	"vers/internal/mounts"
 	"vers/internal/netstack"
 )
 
@@ -39,7 +40,8 @@ const (
 
 // enterRoot makes that root file system and changes into it. The mount namespace is our own.
 func enterRoot(s surroundings, config []byte) error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	old, err := mounts.MakePrivate()
+	if err != nil {
 		return fmt.Errorf("keep mounts private: %w", err)
 	}
 	b := &rootBuilder{root: filepath.Join(s.RunDir, "root")}
@@ -63,7 +65,10 @@ func enterRoot(s surroundings, config []byte) error {
 	if b.err != nil {
 		return b.err
 	}
-	return b.pivot()
+	if err := old.Replace(b.root); err != nil {
+		return fmt.Errorf("change the root: %w", err)
+	}
+	return nil
 }
 
 // rootBuilder puts a root file system together; after the first error it does nothing more.
@@ -209,18 +214,4 @@ func registriesFile(registries []string) []byte {
 		fmt.Fprintf(&text, "[[registry]]\nlocation = %q\ninsecure = true\n", registry)
 	}
 	return []byte(text.String())
-}
-
-func (b *rootBuilder) pivot() error {
-	if err := os.Chdir(b.root); err != nil {
-		return err
-	}
-	if err := unix.PivotRoot(".", "."); err != nil {
-		return fmt.Errorf("change the root: %w", err)
-	}
-	// The old root is now mounted over the new one.
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("leave the host's root: %w", err)
-	}
-	return os.Chdir("/")
 }

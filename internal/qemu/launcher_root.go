@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"vers/internal/mounts"
 )
 
 // systemTrees is what QEMU needs of the system: its program, libraries, firmware.
@@ -15,9 +17,9 @@ var systemTrees = []string{"/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin"
 
 // rootBuilder puts together the small root directory that QEMU sees. It works in the launcher's own mount namespace.
 type rootBuilder struct {
-	at       string // where the new root is mounted until it becomes "/"
-	chrooted bool   // versd runs below a chroot
-	trees    []tree
+	at    string // where the new root is mounted until it becomes "/"
+	old   mounts.Root
+	trees []tree
 }
 
 // tree is a detached copy of a mount, waiting for its place.
@@ -31,11 +33,11 @@ type tree struct {
 // buildRoot makes a new root with only plan's files and moves the process into it.
 func buildRoot(plan launchPlan) error {
 	// Mounts made here must not travel to the host, nor the host's to here.
-	chrooted, err := makePrivate()
+	root, err := mounts.MakePrivate()
 	if err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	b := rootBuilder{at: plan.Dir, chrooted: chrooted}
+	b := rootBuilder{at: plan.Dir, old: root}
 	links := map[string]string{}
 	for _, path := range systemTrees {
 		if target, err := os.Readlink(path); err == nil {
@@ -183,19 +185,8 @@ func ownNode(device, target string) error {
 
 // enter makes the new root "/", lets go of the old one and goes to dir.
 func (b *rootBuilder) enter(dir string) error {
-	if err := unix.Chdir(b.at); err != nil {
+	if err := b.old.Replace(b.at); err != nil {
 		return fmt.Errorf("enter the new root: %w", err)
-	}
-	if b.chrooted {
-		if err := keepingDirectory(".", leaveChroot); err != nil {
-			return fmt.Errorf("enter the new root: %w", err)
-		}
-	}
-	if err := unix.PivotRoot(".", "."); err != nil {
-		return fmt.Errorf("enter the new root: %w", err)
-	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("leave the old root: %w", err)
 	}
 	if err := unix.MountSetattr(unix.AT_FDCWD, "/", 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
 		return fmt.Errorf("make the new root read-only: %w", err)
@@ -204,60 +195,4 @@ func (b *rootBuilder) enter(dir string) error {
 		return fmt.Errorf("enter %s: %w", dir, err)
 	}
 	return nil
-}
-
-// makePrivate keeps mounts made here from travelling to the host, and the host's to here. That is a property of whole
-// mounts; where versd runs below a chroot, "/" is none, and the namespace's own root has to be found.
-func makePrivate() (chrooted bool, err error) {
-	private := func() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") }
-	if err := private(); !errors.Is(err, unix.EINVAL) {
-		return false, err
-	}
-	return true, keepingDirectory("/", func() error {
-		return errors.Join(leaveChroot(), private())
-	}, func() error { return unix.Chroot(".") })
-}
-
-// keepingDirectory opens dir, does the first thing, comes back into dir and does the rest.
-func keepingDirectory(dir string, first func() error, rest ...func() error) error {
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if err := first(); err != nil {
-		return err
-	}
-	if err := unix.Fchdir(fd); err != nil {
-		return err
-	}
-	for _, do := range rest {
-		if err := do(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// leaveChroot makes the root of the mount namespace this process's root and working directory. A chroot is no jail for
-// root: from outside of a new one, ".." leads all the way up.
-func leaveChroot() error {
-	if err := unix.Chdir("/"); err != nil {
-		return err
-	}
-	if err := unix.Chroot("/usr"); err != nil {
-		return err
-	}
-	for {
-		var here, above unix.Stat_t
-		if err := errors.Join(unix.Stat(".", &here), unix.Stat("..", &above)); err != nil {
-			return err
-		}
-		if here.Dev == above.Dev && here.Ino == above.Ino {
-			return unix.Chroot(".")
-		}
-		if err := unix.Chdir(".."); err != nil {
-			return err
-		}
-	}
 }

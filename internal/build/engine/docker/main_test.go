@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+
+	"vers/internal/mounts"
 )
 
 // Daemons are started in network, mount and process namespaces of their own: their bridges, firewall rules and mounts end
@@ -47,7 +49,7 @@ func TestMain(m *testing.M) {
 }
 
 func prepareNamespaces() error {
-	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+	if _, err := mounts.MakePrivate(); err != nil {
 		return err
 	}
 	for target, kind := range map[string]string{"/proc": "proc", "/run": "tmpfs"} {
