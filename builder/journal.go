@@ -152,7 +152,11 @@ func cleanStore(dir, store string, ids []string) error {
 	}
 	defer space.close()
 	r.worker = &network{space: space}
-	config, err := json.Marshal(surroundings{Start: r.start, ID: r.id, RunDir: r.dir})
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	config, err := json.Marshal(surroundings{Start: r.start, ID: r.id, RunDir: r.dir, Program: program})
 	if err != nil {
 		return err
 	}

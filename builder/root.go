@@ -46,7 +46,7 @@ func enterRoot(s surroundings, config []byte) error {
 	}
 	b := &rootBuilder{root: filepath.Join(s.RunDir, "root")}
 	b.mount("tmpfs", "tmpfs", "/", unix.MS_NOSUID, "mode=0755,size=256m")
-	b.hostPrograms(s.Runtime)
+	b.hostPrograms(s.Program, s.Runtime)
 	b.kernelFileSystems()
 	b.files(s, config)
 	b.bind(filepath.Join(storeDir(s.Dir, s.Store), "storage"), storagePath, 0)
@@ -124,7 +124,7 @@ func (b *rootBuilder) file(target string, content []byte) {
 }
 
 // hostPrograms brings the OCI runtime, with the libraries it may need, and the certificates of registries.
-func (b *rootBuilder) hostPrograms(ociRuntime string) {
+func (b *rootBuilder) hostPrograms(program, ociRuntime string) {
 	folders := []string{"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/ssl/certs", "/etc/pki/tls/certs",
 		"/etc/pki/ca-trust/extracted", "/etc/docker/certs.d", "/etc/containers/certs.d", "/etc/ld.so.cache"}
 	for _, folder := range folders {
@@ -145,10 +145,7 @@ func (b *rootBuilder) hostPrograms(ociRuntime string) {
 	if ociRuntime != "" && !strings.HasPrefix(ociRuntime, "/usr/") {
 		b.bind(ociRuntime, ociRuntime, unix.MS_RDONLY)
 	}
-	// By its path: the link leads into the mount namespace that the program was started in.
-	self, err := os.Readlink("/proc/self/exe")
-	b.fail("find this program", err)
-	b.bind(self, runtimePath, unix.MS_RDONLY)
+	b.bind(program, runtimePath, unix.MS_RDONLY) // by its path: /proc/self/exe leads into the mount namespace it was started in
 }
 
 func (b *rootBuilder) kernelFileSystems() {

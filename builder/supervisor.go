@@ -120,13 +120,18 @@ type surroundings struct {
 	wire.Start
 	ID      string
 	RunDir  string
+	Program string // this program's path, as seen from outside of the build
 	Runtime string // the OCI runtime's path
 	Group   string // path of the steps' control group below each controller's root
 }
 
 // work runs the worker to its end, or kills it when the client goes, or when a limit is passed.
 func (r *run) work(control io.Reader) (wire.Verdict, error) {
-	config, err := json.Marshal(surroundings{r.start, r.id, r.dir, r.runtime, r.group.name})
+	program, err := os.Executable()
+	if err != nil {
+		return wire.Verdict{}, fmt.Errorf("find this program: %w", err)
+	}
+	config, err := json.Marshal(surroundings{r.start, r.id, r.dir, program, r.runtime, r.group.name})
 	if err != nil {
 		return wire.Verdict{}, err
 	}
