@@ -2,6 +2,8 @@ package embedded_test
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"io/fs"
 	"net"
@@ -57,19 +59,21 @@ func TestConformance(t *testing.T) {
 			o.Registries = []string{registry}
 			return open(t, o)
 		},
-		Leftovers: func(t *testing.T) []string { return leftovers(t, o.Dir) },
+		Leftovers: func(t *testing.T) []string { return leftovers(t, o.Dir, o.Program) },
 	})
 }
 
 // leftovers lists everything on this host that a builder with this folder has made, but images and caches.
-func leftovers(t *testing.T, dir string) []string {
+func leftovers(t *testing.T, dir, program string) []string {
 	t.Helper()
+	sum := sha256.Sum256([]byte(dir))
+	group := "vers-builder-" + hex.EncodeToString(sum[:6]) // as builder/group.go has it
 	var found []string
 	runs, _ := filepath.Glob(filepath.Join(dir, "run", "*"))
 	hidden, _ := filepath.Glob(filepath.Join(dir, "run", ".*"))
 	found = append(append(found, runs...), hidden...)
 	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, entry fs.DirEntry, err error) error {
-		if err == nil && entry.IsDir() && strings.HasPrefix(filepath.Base(filepath.Dir(path)), "vers-builder-") {
+		if err == nil && entry.IsDir() && filepath.Base(filepath.Dir(path)) == group {
 			found = append(found, path)
 		}
 		return nil
@@ -83,11 +87,11 @@ func leftovers(t *testing.T, dir string) []string {
 			found = append(found, line)
 		}
 	}
-	stats, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, path := range stats {
-		line, _ := os.ReadFile(path)
-		if text := strings.ReplaceAll(string(line), "\x00", " "); strings.Contains(text, "vers-builder") || strings.Contains(text, "sleep 1000") {
-			found = append(found, path+" "+text)
+	for _, process := range processes(t) {
+		groups, _ := os.ReadFile(process + "/cgroup") // gone meanwhile: so it is no leftover
+		if isProgram(t, process, program) || strings.Contains(string(groups), group) {
+			line, _ := os.ReadFile(process + "/cmdline")
+			found = append(found, process+" "+strings.ReplaceAll(string(line), "\x00", " "))
 		}
 	}
 	for _, name := range []string{"containers.json", "volatile-containers.json"} {
@@ -121,8 +125,8 @@ func (s *started) Write(p []byte) (int, error) {
 
 // Whatever way a builder is killed, its steps end with it, and a sweep removes the rest.
 func TestKilledBuilder(t *testing.T) {
-	dir := t.TempDir()
-	e := open(t, embedded.Options{Program: program(t), Dir: dir})
+	dir, path := t.TempDir(), program(t)
+	e := open(t, embedded.Options{Program: path, Dir: dir})
 	ctx := t.Context()
 	if _, err := e.Load(ctx, "base:1", bytes.NewReader(enginetest.Base(t)), engine.Config{Env: []string{"PATH=/bin"}}); err != nil {
 		t.Fatal(err)
@@ -144,7 +148,7 @@ func TestKilledBuilder(t *testing.T) {
 		case err := <-result:
 			t.Fatal(err)
 		}
-		if err := syscall.Kill(processOf(t, role), syscall.SIGKILL); err != nil {
+		if err := syscall.Kill(processOf(t, path, role), syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 		if err := <-result; !fault.Is(err, fault.Unavailable) && !fault.Is(err, fault.Internal) {
@@ -153,7 +157,7 @@ func TestKilledBuilder(t *testing.T) {
 		if err := e.Sweep(ctx); err != nil {
 			t.Errorf("sweep after the %s was killed: %v", role, err)
 		}
-		if left := leftovers(t, dir); len(left) > 0 {
+		if left := leftovers(t, dir, path); len(left) > 0 {
 			t.Errorf("%s killed, left behind:\n%s", role, strings.Join(left, "\n"))
 		}
 	}
@@ -162,15 +166,14 @@ func TestKilledBuilder(t *testing.T) {
 	}
 }
 
-// processOf finds the builder's process with a role.
-func processOf(t *testing.T, role string) int {
+// processOf finds the process with a role of a builder that is this program.
+func processOf(t *testing.T, program, role string) int {
 	t.Helper()
-	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, path := range lines {
-		text, _ := os.ReadFile(path)
+	for _, process := range processes(t) {
+		text, _ := os.ReadFile(process + "/cmdline")
 		fields := strings.Split(strings.TrimRight(string(text), "\x00"), "\x00")
-		if len(fields) == 2 && fields[1] == role && (strings.HasSuffix(fields[0], "vers-builder") || fields[0] == "/proc/self/exe") {
-			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if len(fields) == 2 && fields[1] == role && isProgram(t, process, program) {
+			pid, err := strconv.Atoi(filepath.Base(process))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -179,6 +182,26 @@ func processOf(t *testing.T, role string) int {
 	}
 	t.Fatalf("no %s runs", role)
 	return 0
+}
+
+func processes(t *testing.T) []string {
+	t.Helper()
+	list, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// isProgram says whether a process runs this file, by whatever path. Other tests have builders too.
+func isProgram(t *testing.T, process, program string) bool {
+	t.Helper()
+	want, err := os.Stat(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	is, err := os.Stat(process + "/exe")
+	return err == nil && os.SameFile(is, want)
 }
 
 // Steps reach what the egress policy permits, through a name server of their own, and nothing with NetworkNone.
