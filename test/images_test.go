@@ -44,12 +44,12 @@ func sourceAddresses(t *testing.T) []string {
 	return addresses
 }
 
-// TestSupportedImages bakes an image, and forks it as documented. VERS_TEST_IMAGES names the images (make test-images: all);
-// without it there is one, so that the suite stays short.
+// TestSupportedImages bakes images and forks them as documented. VERS_TEST_IMAGES names them; make test-images sets it, to
+// all or to IMAGES. It is no part of the suite: the smallest image alone installs packages for minutes under TCG.
 func TestSupportedImages(t *testing.T) {
 	chosen := os.Getenv("VERS_TEST_IMAGES")
 	if chosen == "" {
-		chosen = "python"
+		t.Skip("takes minutes for each image: make test-images")
 	}
 	images := strings.Fields(chosen)
 	if chosen == "all" {
