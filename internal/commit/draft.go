@@ -55,10 +55,12 @@ func (d *Draft) TakeState(deviceState string) error {
 // ShareState gives the device state a name that it keeps while Write moves it, until release is called.
 func (d *Draft) ShareState() (path string, release func(), err error) {
 	path = d.store.commitDir(d.ID) + ".state"
+	hold := d.store.Hold() // beyond the draft's own: no commit has this name, and Collect would take it away
 	if err := os.Link(d.temp()+"/device.state", path); err != nil {
+		hold()
 		return "", nil, err
 	}
-	return path, func() { os.Remove(path) }, nil
+	return path, func() { os.Remove(path); hold() }, nil
 }
 
 // Begin starts commit id of a VM whose memory stands on commit base ("" zeroes) and whose RAM has size bytes. gid is the

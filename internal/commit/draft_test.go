@@ -86,6 +86,31 @@ func TestDraftSteps(t *testing.T) {
 	}
 }
 
+// A device state that is shared stays readable until it is released: children of a branch may load it after Write has ended.
+func TestSharedState(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	m, err := r.begin(r.from, nil, map[int64][]byte{1: page(1)})
+	r.must(err)
+	defer m.draft.Abort()
+	r.must(m.draft.TakeState(m.state))
+	path, release, err := m.draft.ShareState()
+	r.must(err)
+	_, err = m.draft.Write(t.Context(), m.record, m.pages)
+	r.must(err)
+	if done, err := r.store.Collect(t.Context()); done || err != nil {
+		t.Errorf("collected while the state is shared: %v, %v", done, err)
+	}
+	if data, err := os.ReadFile(path); err != nil || string(data) != "devices of "+m.draft.ID {
+		t.Errorf("%q, %v", data, err)
+	}
+	release()
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("released, and still there: %v", err)
+	}
+	r.collect()
+}
+
 // What Write gives back is what is in the catalogue, and on disk.
 func TestWritten(t *testing.T) {
 	t.Parallel()
