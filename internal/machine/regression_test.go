@@ -171,10 +171,11 @@ func TestCommitFlushes(t *testing.T) {
 		t.Errorf("a commit of a paused VM takes the steps %v", got)
 	}
 	must(t, r.Manager.Resume(r.ctx, r.Acme, vm.ID, false))
+	guest := r.Machine(t, vm.ID)
 	r.Driver.SetHook(func(op fake.Op, s machine.Spec) error {
 		if op == fake.OpSync {
-			go r.Machine(t, vm.ID).Crash()
-			<-t.Context().Done() // the guest never answers
+			go guest.Crash() // it waits for this call
+			<-guest.Ended()
 		}
 		return nil
 	})
