@@ -44,20 +44,31 @@ type Engine interface {
 	io.Closer
 }
 
-// Capabilities of an engine on this host. What is false is refused with an error that says so, never ignored.
+// Capabilities of an engine on this host. Of what is false, a request that asks for it (Heredocs, CacheMount, NoNetwork,
+// Limits) is refused with an error that says so, and the rest is in Notes. docs/builds.md has the same for people; the
+// engines' tests compare it.
 type Capabilities struct {
-	Engine     string `json:"engine"`
-	Version    string `json:"version"`
-	Isolation  string `json:"isolation"` // runc, chroot, or a daemon's own
-	Heredocs   bool   `json:"heredocs"`
-	CacheMount bool   `json:"cache_mount"` // RUN --mount=type=cache
-	NoNetwork  bool   `json:"no_network"`  // can keep steps off every network
-	Egress     bool   `json:"egress"`      // steps reach what the server's egress policy permits, and nothing else
-	Cancel     bool   `json:"cancel"`      // a cancelled step ends at once
-	Limits     bool   `json:"limits"`      // memory and processes of a step can be limited
+	Engine           string `json:"engine"`
+	Version          string `json:"version"`
+	Isolation        string `json:"isolation"` // runc, chroot, or a daemon's own
+	Heredocs         bool   `json:"heredocs"`
+	CacheMount       bool   `json:"cache_mount"`       // RUN --mount=type=cache
+	FileCapabilities bool   `json:"file_capabilities"` // COPY --from keeps those of files
+	OwnImages        bool   `json:"own_images"`        // every organisation has a store of its own
+	NoNetwork        bool   `json:"no_network"`        // can keep steps off every network
+	Egress           bool   `json:"egress"`            // steps reach what the server's egress policy permits, and nothing else
+	Cancel           bool   `json:"cancel"`            // a cancelled step ends at once
+	Memory           bool   `json:"memory"`            // memory of steps can be limited
+	Limits           bool   `json:"limits"`            // so can processes and disk space of a build
 	// Notes are known gaps, in whole sentences, for people.
 	Notes []string `json:"notes,omitempty"`
 }
+
+// Notes of several engines.
+const (
+	NoDevices = "Steps cannot make devices (mknod)."
+	NoSecrets = "Secrets and SSH agents (RUN --mount=type=secret, type=ssh) are given to no build."
+)
 
 // Build is one run of a Dockerfile.
 type Build struct {

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/client"
@@ -108,6 +109,7 @@ type buildLog struct {
 	line       []byte
 	step       int      // as counted by the daemon
 	text       string   // of the step
+	signal     int      // that ended its command, as Podman prints it
 	containers []string // of steps, so far
 	id         string
 }
@@ -146,7 +148,10 @@ func (l *buildLog) take(m message) error {
 func (l *buildLog) read(line string) {
 	if match := stepLine.FindStringSubmatch(line); match != nil {
 		l.step, _ = strconv.Atoi(match[1])
-		l.text = match[2]
+		l.text, l.signal = match[2], 0
+	}
+	if name, ok := strings.CutPrefix(line, "container exited on "); ok {
+		l.signal = signalNumber(name)
 	}
 	if match := runningLine.FindStringSubmatch(line); match != nil {
 		l.containers = append(l.containers, match[1])
@@ -154,6 +159,17 @@ func (l *buildLog) read(line string) {
 	if match := builtLine.FindStringSubmatch(line); match != nil && l.id == "" {
 		l.id = match[1]
 	}
+}
+
+// signalNumber is the number of a signal by its description, 0 if there is none like it.
+func signalNumber(name string) int {
+	const last = 31
+	for n := 1; n <= last; n++ {
+		if syscall.Signal(n).String() == name {
+			return n
+		}
+	}
+	return 0
 }
 
 var exitStatus = regexp.MustCompile(`(?:non-zero code: |exit status |exit code )(\d+)`)
@@ -176,6 +192,9 @@ func (l *buildLog) explain(err error, dockerfile []byte, pull engine.Pull) error
 	code := said.code
 	if match := exitStatus.FindStringSubmatch(said.text); match != nil && code == 0 {
 		code, _ = strconv.Atoi(match[1])
+	}
+	if l.signal != 0 { // Podman says 1 of them all
+		code = 128 + l.signal
 	}
 	if isRun && code != 0 {
 		return &engine.StepError{Step: l.text, Line: line, Code: code}

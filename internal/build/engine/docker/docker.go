@@ -96,17 +96,20 @@ func (e *Engine) Capabilities(ctx context.Context) (engine.Capabilities, error) 
 	note("All organisations share this engine's images and its cache of steps.")
 	note("Of the limits only that of memory holds for steps; there is none of processes or disk space.")
 	note("Bases that are not here are asked for at their registries, also in builds that should not.")
+	note("COPY --from loses the capabilities of files.")
+	note(engine.NoSecrets)
+	c.Memory = true
 	if e.podman {
 		c.Heredocs, c.CacheMount = e.major() >= 5, true
 		note("A cancelled step runs on to its end, in the background.")
 		note("Steps of builds cannot be kept off the network.")
+		note(engine.NoDevices)
 		if !c.Heredocs {
 			note("Here-documents in Dockerfiles need Podman 5.")
 		}
 		return c, nil
 	}
 	c.NoNetwork, c.Cancel = true, true
-	note("COPY --from loses the capabilities of files.")
 	note("Here-documents and RUN --mount need BuildKit, which is not used: its protocol has no way to say which step failed.")
 	return c, nil
 }

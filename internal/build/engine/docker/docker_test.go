@@ -26,7 +26,7 @@ func daemon(t *testing.T, socket, program string, args ...string) {
 		t.Skip("container engines are started in namespaces of their own, which needs root")
 	}
 	if _, err := exec.LookPath(program); err != nil {
-		t.Skipf("%s is not installed; scripts/deps --engines installs it", program)
+		t.Skipf("%s is not installed; scripts/deps --tests installs it", program)
 	}
 	var log bytes.Buffer
 	cmd := exec.Command(program, args...)

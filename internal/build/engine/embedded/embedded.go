@@ -97,7 +97,8 @@ func (e *Engine) Capabilities(ctx context.Context) (engine.Capabilities, error) 
 	}
 	return engine.Capabilities{
 		Engine: engine.Embedded, Version: host.EngineVersion, Isolation: host.RuntimeVersion,
-		Heredocs: true, CacheMount: true, NoNetwork: true, Egress: true, Cancel: true, Limits: host.Limits, Notes: host.Notes,
+		Heredocs: true, CacheMount: true, FileCapabilities: true, OwnImages: true, NoNetwork: true, Egress: true, Cancel: true,
+		Memory: host.Limits, Limits: host.Limits, Notes: append([]string{engine.NoDevices, engine.NoSecrets}, host.Notes...),
 	}, nil
 }
 

@@ -52,6 +52,7 @@ func Run(t *testing.T, o Options) {
 	if s.capabilities.Engine != s.Engine.Name() || s.capabilities.Version == "" {
 		t.Errorf("capabilities: %+v", s.capabilities)
 	}
+	t.Run("Documented", s.documented)
 	s.base, err = s.Engine.Load(soon(t), baseName, bytes.NewReader(Base(t)), engine.Config{
 		Env: []string{"PATH=/bin", "BASE=yes"}, Cmd: []string{"/bin/sh"}, Labels: map[string]string{"made.by": "test"},
 	})
@@ -70,7 +71,9 @@ func Run(t *testing.T, o Options) {
 		{"Cache", s.cache},
 		{"Failures", s.failures},
 		{"Cancel", s.cancel},
+		{"Memory", s.memory},
 		{"Limits", s.limits},
+		{"Refused", s.refused},
 		{"Isolation", s.isolation},
 		{"Registry", s.pulls},
 		{"Session", s.session},

@@ -82,9 +82,22 @@ func (s *suite) works(t *testing.T) {
 	}
 }
 
+// memory: a step that needs more than it may is killed, and the host goes on.
+func (s *suite) memory(t *testing.T) {
+	if !s.capabilities.Memory {
+		t.Skip("this engine limits no memory on this host; its notes say so")
+	}
+	_, log, err := s.run(soon(t), t, "FROM "+baseName+"\nRUN tail /dev/zero\n", func(b *engine.Build) { b.Limits.MemoryMiB = 64 })
+	var step *engine.StepError
+	if !errors.As(err, &step) || step.Code != 137 {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	s.works(t)
+}
+
 func (s *suite) limits(t *testing.T) {
 	if !s.capabilities.Limits {
-		t.Skip("this engine limits nothing here; its notes say so")
+		t.Skip("this engine limits no processes and no disk space; its notes say so, and it refuses to")
 	}
 	for _, test := range []struct {
 		name, step string
