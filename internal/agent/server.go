@@ -57,6 +57,7 @@ type Server struct {
 	table      *table
 	identity   identity
 	conns      connections
+	logins     logins
 	background sync.WaitGroup // commands and other work that outlives its connection
 }
 

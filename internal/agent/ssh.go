@@ -4,10 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
+	"fmt"
 	"net"
 	"os"
-	"strconv"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -19,6 +20,11 @@ import (
 const (
 	sshLoginLimit = 30 * time.Second
 	dialLimit     = 30 * time.Second
+
+	// A channel may hold 2 MiB that its reader has not taken yet, so their number bounds what a client can make of it.
+	maxChannels = 256
+	// maxLogins bounds the connections that have not logged in: anybody who reaches the gateway can open those.
+	maxLogins = 32
 )
 
 // noSSH is a file of images that want no SSH (guest.ssh = false in a build script).
@@ -48,116 +54,126 @@ func (s *Server) serveSSH(ctx context.Context, conn net.Conn) error {
 		},
 	}
 	config.AddHostKey(hostKey)
+	end := s.logins.begin(conn)
 	_ = conn.SetDeadline(time.Now().Add(sshLoginLimit))
 	server, channels, requests, err := ssh.NewServerConn(conn, config)
+	end()
 	if err != nil {
 		s.log.Info("SSH login failed", "error", err)
 		return nil
 	}
 	_ = conn.SetDeadline(time.Time{})
-	defer func() { _ = server.Close() }()
-	go answerGlobal(requests)
+	c := &sshConn{server: s, conn: server, slots: make(chan struct{}, maxChannels), listeners: map[string]net.Listener{}}
+	defer c.close()
+	go c.answer(requests)
 	for channel := range channels {
-		switch channel.ChannelType() {
-		case "session":
-			go s.sshSession(channel)
-		case "direct-tcpip":
-			go forward(ctx, channel, tcpTarget)
-		case "direct-streamlocal@openssh.com":
-			go forward(ctx, channel, unixTarget)
-		default:
-			_ = channel.Reject(ssh.UnknownChannelType, "this server knows sessions and forwarding to the VM's ports")
-		}
+		c.open(ctx, channel)
 	}
 	return nil
 }
 
-// answerGlobal answers connection-wide requests. Keepalives only want an answer, whatever it is.
-func answerGlobal(requests <-chan *ssh.Request) {
-	for req := range requests {
-		if req.WantReply {
-			_ = req.Reply(req.Type == "keepalive@openssh.com", nil)
-		}
-	}
+// sshConn is one SSH connection that is logged in.
+type sshConn struct {
+	server *Server
+	conn   *ssh.ServerConn
+	slots  chan struct{} // one for every open channel
+
+	mu        sync.Mutex
+	closed    bool
+	listeners map[string]net.Listener // remote forwarding, by the address as the client names it
 }
 
-func tcpTarget(extra []byte) (network, address string, err error) {
-	var msg struct {
-		Host       string
-		Port       uint32
-		OriginHost string
-		OriginPort uint32
+// close ends the connection and what it listens on.
+func (c *sshConn) close() {
+	c.mu.Lock()
+	c.closed = true
+	for _, l := range c.listeners {
+		_ = l.Close()
 	}
-	if err := ssh.Unmarshal(extra, &msg); err != nil {
-		return "", "", err
-	}
-	return "tcp", net.JoinHostPort(msg.Host, strconv.FormatUint(uint64(msg.Port), 10)), nil
+	c.mu.Unlock()
+	_ = c.conn.Close()
 }
 
-func unixTarget(extra []byte) (network, address string, err error) {
-	var msg struct {
-		Path     string
-		Reserved string
-		Unused   uint32
-	}
-	if err := ssh.Unmarshal(extra, &msg); err != nil {
-		return "", "", err
-	}
-	return "unix", msg.Path, nil
-}
-
-// forward connects a channel with an address as the guest sees it.
-func forward(ctx context.Context, request ssh.NewChannel, target func([]byte) (string, string, error)) {
-	network, address, err := target(request.ExtraData())
-	if err != nil {
-		_ = request.Reject(ssh.ConnectionFailed, "malformed request")
+// open serves a channel that the client asks for.
+func (c *sshConn) open(ctx context.Context, request ssh.NewChannel) {
+	var serve func()
+	switch request.ChannelType() {
+	case "session":
+		serve = func() { c.session(request) }
+	case "direct-tcpip":
+		serve = func() { forward(ctx, request, tcpTarget) }
+	case "direct-streamlocal@openssh.com":
+		serve = func() { forward(ctx, request, unixTarget) }
+	default:
+		_ = request.Reject(ssh.UnknownChannelType, "this server knows sessions and forwarding to the VM's ports")
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialLimit)
-	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, network, address)
-	if err != nil {
-		_ = request.Reject(ssh.ConnectionFailed, err.Error())
+	if !c.take() {
+		_ = request.Reject(ssh.ResourceShortage, fmt.Sprintf("this connection has %d channels open, which is the most that is possible; use another connection", maxChannels))
 		return
 	}
-	channel, requests, err := request.Accept()
-	if err != nil {
-		_ = conn.Close()
-		return
-	}
-	go ssh.DiscardRequests(requests)
-	splice(channel, conn)
-}
-
-// duplex is a connection whose directions end one by one.
-type duplex interface {
-	io.ReadWriteCloser
-	CloseWrite() error
-}
-
-// splice copies in both directions until both have ended, and closes both sides.
-func splice(a duplex, b net.Conn) {
-	done := make(chan struct{})
 	go func() {
-		defer close(done)
-		_, err := io.Copy(a, b)
-		if err == nil {
-			err = a.CloseWrite()
-		}
-		if err != nil {
-			_ = b.Close() // nobody takes what b sends
-		}
+		defer c.release()
+		serve()
 	}()
-	_, err := io.Copy(b, a)
-	if half, ok := b.(interface{ CloseWrite() error }); ok && err == nil {
-		err = half.CloseWrite()
+}
+
+// take takes a channel's place, if there is one left.
+func (c *sshConn) take() bool {
+	select {
+	case c.slots <- struct{}{}:
+		return true
+	default:
+		return false
 	}
-	if err != nil {
-		_ = a.Close()
+}
+
+func (c *sshConn) release() { <-c.slots }
+
+// answer answers connection-wide requests. Keepalives only want an answer, whatever it is.
+func (c *sshConn) answer(requests <-chan *ssh.Request) {
+	for req := range requests {
+		var ok bool
+		var payload []byte
+		switch req.Type {
+		case "keepalive@openssh.com":
+			ok = true
+		case "tcpip-forward":
+			ok, payload = c.listenTCP(req.Payload)
+		case "cancel-tcpip-forward":
+			ok = c.cancelTCP(req.Payload)
+		case "streamlocal-forward@openssh.com":
+			ok = c.listenUnix(req.Payload)
+		case "cancel-streamlocal-forward@openssh.com":
+			ok = c.cancelUnix(req.Payload)
+		}
+		if req.WantReply {
+			_ = req.Reply(ok, payload)
+		}
 	}
-	<-done
-	_ = a.Close()
-	_ = b.Close()
+}
+
+// logins are connections that have not logged in yet.
+type logins struct {
+	mu      sync.Mutex
+	waiting []net.Conn // oldest first
+}
+
+// begin notes a connection until end is called. When too many wait, the oldest one is closed: a client that means it is
+// through within a second, one that holds connections open is not.
+func (l *logins) begin(conn net.Conn) (end func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.waiting) >= maxLogins {
+		_ = l.waiting[0].Close()
+		l.waiting = l.waiting[1:]
+	}
+	l.waiting = append(l.waiting, conn)
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.waiting = slices.DeleteFunc(l.waiting, func(c net.Conn) bool { return c == conn })
+	}
 }
 
 // dial makes the rest of the connection one to an address as the guest sees it.
@@ -185,7 +201,7 @@ func (s *Server) dial(ctx context.Context, conn net.Conn, body json.RawMessage) 
 	if !ok {
 		outer = wholeConn{conn}
 	}
-	splice(outer, inner)
+	splice(outer, inner, nil)
 	return nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
@@ -20,8 +19,10 @@ const maxSSHVars = 256
 // session is one SSH session channel: at most one command, shell or subsystem.
 type session struct {
 	server  *Server
+	conn    *sshConn
 	channel ssh.Channel
 	env     map[string]string
+	agent   string // socket of the client's SSH agent
 	tty     *guest.Size
 	term    string
 
@@ -29,16 +30,20 @@ type session struct {
 	proc *process
 	busy bool
 
+	endAgent func()
+
 	begin func() // to be run once the request is answered: the end of a quick command must not overtake the answer
 }
 
-// sshSession serves a session channel until it is closed.
-func (s *Server) sshSession(request ssh.NewChannel) {
+// session serves a session channel until it is closed.
+func (c *sshConn) session(request ssh.NewChannel) {
 	channel, requests, err := request.Accept()
 	if err != nil {
 		return
 	}
-	sess := &session{server: s, channel: channel, env: map[string]string{}}
+	sess := &session{server: c.server, conn: c, channel: channel, env: map[string]string{}}
+	defer func() { sess.endAgent() }()
+	sess.endAgent = func() {}
 	for req := range requests {
 		ok := sess.request(req)
 		if req.WantReply {
@@ -46,7 +51,7 @@ func (s *Server) sshSession(request ssh.NewChannel) {
 		}
 		if begin := sess.begin; begin != nil {
 			sess.begin = nil
-			s.background.Go(begin)
+			c.server.background.Go(begin)
 		}
 	}
 	// The client has gone. As with sshd, a terminal hangs up and a command without one loses its input.
@@ -106,6 +111,8 @@ func (sess *session) request(req *ssh.Request) bool {
 		}
 		alive, err := p.signal(sig)
 		return alive && err == nil
+	case "auth-agent-req@openssh.com":
+		return sess.forwardAgent()
 	case "shell":
 		return sess.run("")
 	case "exec":
@@ -113,9 +120,23 @@ func (sess *session) request(req *ssh.Request) bool {
 		return ssh.Unmarshal(req.Payload, &msg) == nil && sess.run(msg.Command)
 	case "subsystem":
 		var msg struct{ Name string }
-		return ssh.Unmarshal(req.Payload, &msg) == nil && msg.Name == "sftp" && sess.sftp()
+		return ssh.Unmarshal(req.Payload, &msg) == nil && sess.subsystem(msg.Name)
 	}
 	return false
+}
+
+// forwardAgent lets the command reach the client's SSH agent.
+func (sess *session) forwardAgent() bool {
+	if sess.agent != "" || sess.busy {
+		return false
+	}
+	path, end, err := sess.conn.forwardAgent()
+	if err != nil {
+		sess.server.log.Info("cannot forward an SSH agent", "error", err)
+		return false
+	}
+	sess.agent, sess.endAgent = path, end
+	return true
 }
 
 func size(cols, rows uint32) *guest.Size {
@@ -143,6 +164,9 @@ func (sess *session) run(command string) bool {
 	env["SHELL"] = shell
 	env["SSH_CONNECTION"] = "169.254.77.1 0 169.254.77.2 22" // programs look for it to know that they are remote
 	env.add(sess.env)
+	if sess.agent != "" {
+		env["SSH_AUTH_SOCK"] = sess.agent
+	}
 	if sess.tty != nil {
 		env["TERM"] = sess.term
 		if sess.term == "" {
@@ -235,34 +259,4 @@ func signalName(number int) string {
 		return strings.TrimPrefix(unix.SignalName(sig), "SIG")
 	}
 	return ""
-}
-
-// sftp serves files as root.
-func (sess *session) sftp() bool {
-	if sess.busy {
-		return false
-	}
-	sess.busy = true
-	acc, err := lookupAccount(sess.server.config.Root, "")
-	if err != nil {
-		return false
-	}
-	dir := acc.home
-	if !isDir(dir) {
-		dir = "/"
-	}
-	server, err := sftp.NewServer(sess.channel, sftp.WithServerWorkingDirectory(dir))
-	if err != nil {
-		return false
-	}
-	sess.begin = func() {
-		code := 0
-		if err := server.Serve(); err != nil && !errors.Is(err, io.EOF) {
-			sess.server.log.Info("SFTP session ended", "error", err)
-			code = 1
-		}
-		_ = server.Close()
-		sess.exit(code, "")
-	}
-	return true
 }

@@ -189,20 +189,22 @@ func TestSSHRefusesOthers(t *testing.T) {
 	}
 }
 
-// The stock client, through a listener that hands every connection to the agent.
-func TestStockClients(t *testing.T) {
-	for _, program := range []string{"ssh", "sftp"} {
+// stock gives the options that let OpenSSH's programs log in to the agent, through a listener that hands every connection
+// to it.
+func (r *rig) stock() []string {
+	t := r.t
+	t.Helper()
+	for _, program := range []string{"ssh", "sftp", "ssh-agent", "ssh-add"} {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Skipf("no %s on this machine", program)
 		}
 	}
-	r := newRig(t)
 	id, key := newIdentity(t, "ssh")
 	_, err := r.client.Renew(t.Context(), id)
 	must(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	defer func() { _ = l.Close() }()
+	t.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
 			conn, err := l.Accept()
@@ -214,15 +216,21 @@ func TestStockClients(t *testing.T) {
 				_ = conn.Close()
 				return
 			}
-			go splice(conn.(*net.TCPConn), inner)
+			go splice(conn.(*net.TCPConn), inner, nil)
 		}
 	}()
 	keyFile := filepath.Join(r.root, "key")
 	must(t, os.WriteFile(keyFile, []byte(key), 0o600))
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	must(t, err)
-	options := []string{"-F", "none", "-i", keyFile, "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+	return []string{"-F", "none", "-i", keyFile, "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
 		"-o", "LogLevel=ERROR", "-o", "BatchMode=yes", "-o", "Port=" + port}
+}
+
+// TestStockClients runs OpenSSH's ssh and sftp against the agent.
+func TestStockClients(t *testing.T) {
+	r := newRig(t)
+	options := r.stock()
 
 	cmd := exec.CommandContext(t.Context(), "ssh", append(options, "root@127.0.0.1", "cat; echo err >&2; exit 6")...)
 	cmd.Stdin = strings.NewReader("to the guest")
