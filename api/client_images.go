@@ -45,6 +45,7 @@ type UploadOptions struct {
 	Description string
 	SizeMiB     int64 // least size of the file system; 0: as the content needs
 	Replace     bool
+	Keep        []string // /etc/hostname, /etc/hosts or /etc/resolv.conf, where the archive's is to stay
 	Config      *ImageConfig
 }
 
@@ -55,6 +56,9 @@ func (c *Client) UploadImage(ctx context.Context, o UploadOptions, archive io.Re
 		if value != "" {
 			query.Set(name, value)
 		}
+	}
+	for _, path := range o.Keep {
+		query.Add("keep", path)
 	}
 	header := http.Header{}
 	if o.Config != nil {

@@ -20,19 +20,19 @@ const cleanupLimit = 2 * time.Minute
 
 // checkInVM boots the content in a VM of the server, under a name of its own, and runs the script's checks there. Image and
 // VM are removed in any case.
-func (a *App) checkInVM(ctx context.Context, client *api.Client, checks buildfs.Checks, sizeMiB int64, write func(io.Writer) error) (err error) {
-	name := "check-" + strings.ReplaceAll(ident.New(), "-", "")
+func (a *App) checkInVM(ctx context.Context, client *api.Client, checks buildfs.Checks, o api.UploadOptions, write func(io.Writer) error) (err error) {
+	o.Name = "check-" + strings.ReplaceAll(ident.New(), "-", "")
 	a.Streams.note("Checking in a VM")
-	if err := a.upload(ctx, client, api.UploadOptions{Name: name, SizeMiB: sizeMiB}, write); err != nil {
+	if err := a.upload(ctx, client, o, write); err != nil {
 		return err
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 		defer cancel()
-		_, removeErr := client.DeleteImage(ctx, name)
+		_, removeErr := client.DeleteImage(ctx, o.Name)
 		err = errors.Join(err, removeErr)
 	}()
-	return a.bootImage(ctx, client, name, checks.Commands)
+	return a.bootImage(ctx, client, o.Name, checks.Commands)
 }
 
 // bootImage starts a VM of an image, waits until its agent answers, runs commands that must succeed, and removes the VM.

@@ -246,7 +246,7 @@ func (a *App) publisher(s *buildfs.Script, o rootfsBuildOptions) (func(context.C
 	}
 	return func(ctx context.Context, write func(io.Writer) error, r *buildfs.Result) error {
 		if boot {
-			if err := a.checkInVM(ctx, client, s.Checks, int64(s.Filesystem.SizeMiB), write); err != nil {
+			if err := a.checkInVM(ctx, client, s.Checks, api.UploadOptions{SizeMiB: int64(s.Filesystem.SizeMiB), Keep: r.Keep}, write); err != nil {
 				return err
 			}
 		}
@@ -254,7 +254,7 @@ func (a *App) publisher(s *buildfs.Script, o rootfsBuildOptions) (func(context.C
 			return nil
 		}
 		a.Streams.note("Registering %s", o.register)
-		if err := a.upload(ctx, client, api.UploadOptions{Name: o.register, SizeMiB: int64(s.Filesystem.SizeMiB), Replace: true}, write); err != nil {
+		if err := a.upload(ctx, client, api.UploadOptions{Name: o.register, SizeMiB: int64(s.Filesystem.SizeMiB), Replace: true, Keep: r.Keep}, write); err != nil {
 			return err
 		}
 		r.RegisteredAs = o.register

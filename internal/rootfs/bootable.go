@@ -18,6 +18,9 @@ const (
 	mendedResolver = "nameserver 10.77.0.1\n"
 )
 
+// Mended are the files that Options.Bootable may replace.
+var Mended = []string{"/etc/hostname", "/etc/hosts", "/etc/resolv.conf"}
+
 // mendTime is the time of what is made here, in seconds since 1970: the same every day, so that digests are. 1 January 2025.
 const mendTime = 1735689600
 

@@ -46,7 +46,7 @@ type Options struct {
 	// /etc/hosts knows localhost, /.dockerenv is gone, /dev is empty, and /proc, /sys, /run, /tmp and / are folders with
 	// their usual modes.
 	Bootable bool
-	// Keep are paths that Bootable leaves as they are: /etc/resolv.conf, when somebody wants his own.
+	// Keep are those of Mended that Bootable leaves as they are: /etc/resolv.conf, when somebody wants his own.
 	Keep []string
 	// Lossy allows a type that loses most of what a root file system needs: VFAT.
 	Lossy  bool

@@ -49,11 +49,12 @@ func (u *UploadInput) Resolve(hc huma.Context) []error {
 
 type uploadImageInput struct {
 	UploadInput
-	Name        string `query:"image_name" required:"true"`
-	SizeMiB     int64  `query:"size_mib" doc:"Size of the file system, at least; default as large as the content needs, and 256 MiB"`
-	Description string `query:"description" doc:"[ours]"`
-	Replace     bool   `query:"replace" doc:"[ours] An image that has the name is replaced instead of being a conflict"`
-	Config      string `header:"X-Vers-Image-Config" doc:"[ours] How a root file system is run: an ImageConfig as JSON in base64"`
+	Name        string   `query:"image_name" required:"true"`
+	SizeMiB     int64    `query:"size_mib" doc:"Size of the file system, at least; default as large as the content needs, and 256 MiB"`
+	Description string   `query:"description" doc:"[ours]"`
+	Replace     bool     `query:"replace" doc:"[ours] An image that has the name is replaced instead of being a conflict"`
+	Keep        []string `query:"keep,explode" maxItems:"3" enum:"/etc/hostname,/etc/hosts,/etc/resolv.conf" doc:"[ours] Files of a root file system that stay as they are, instead of being made those of a machine"`
+	Config      string   `header:"X-Vers-Image-Config" doc:"[ours] How a root file system is run: an ImageConfig as JSON in base64"`
 }
 
 func (s *Server) uploadImage(ctx context.Context, in *uploadImageInput) (*huma.StreamResponse, error) {
@@ -66,7 +67,7 @@ func (s *Server) uploadImage(ctx context.Context, in *uploadImageInput) (*huma.S
 		return nil, err
 	}
 	req := s.imageRequest(ctx, in.Name)
-	req.Replace, req.SizeMiB, req.Description = in.Replace, in.SizeMiB, optional(in.Description)
+	req.Replace, req.SizeMiB, req.Description, req.Keep = in.Replace, in.SizeMiB, optional(in.Description), in.Keep
 	return s.receive(in.UploadInput, func(ctx context.Context, u *upload) {
 		u.status = http.StatusCreated
 		made, err := service.Upload(ctx, req, config, u.body)

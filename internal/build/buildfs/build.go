@@ -55,6 +55,8 @@ type Result struct {
 	Steps        []Step   `json:"steps"`
 	DurationMS   int64    `json:"duration_ms"`
 	Warnings     []string `json:"warnings"`
+	// Keep are overlays in the place of rootfs.Mended files, which who publishes the result must not mend.
+	Keep []string `json:"-"`
 }
 
 // Step is a command that ran.
@@ -334,6 +336,7 @@ func (b *builder) finish(ctx context.Context, c *content) error {
 			return err
 		}
 	}
+	b.result.Keep = c.kept()
 	if b.Publish != nil {
 		if err := b.Publish(ctx, func(w io.Writer) error { return c.write(ctx, w) }, b.result); err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"vers/internal/fault"
+	"vers/internal/rootfs"
 )
 
 // noSSH is the file that keeps the agent in a VM from answering SSH.
@@ -264,10 +265,5 @@ func (r readerWithContext) Read(p []byte) (int, error) {
 
 // kept are the overlays that preparing the file system for VMs must leave alone.
 func (c *content) kept() []string {
-	var names []string
-	for name := range c.overlaid {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
+	return slices.DeleteFunc(slices.Clone(rootfs.Mended), func(name string) bool { return !c.overlaid[inside(name)] })
 }

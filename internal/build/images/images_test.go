@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -427,6 +428,31 @@ func TestUpload(t *testing.T) {
 		t.Errorf("%+v, %v", large, err)
 	}
 	r.nothingLeft()
+}
+
+// Files that an upload wants to keep are not made those of a machine.
+func TestUploadKeeps(t *testing.T) {
+	r := newRig(t)
+	r.service.Close()
+	r.options.Write = rootfs.Write
+	r.open()
+	tree := archive(t, entry{name: "etc/resolv.conf", text: "nameserver 9.9.9.9\n"}, entry{name: "etc/hostname", text: "mine\n"}).Bytes()
+	for _, keep := range []bool{false, true} {
+		req := r.request("kept")
+		want := map[string]string{"etc/resolv.conf": "nameserver 10.77.0.1\n", "etc/hostname": "vers\n"}
+		if keep {
+			req.Keep = []string{"/etc/resolv.conf", "/etc/hostname"}
+			want = map[string]string{"etc/resolv.conf": "nameserver 9.9.9.9\n", "etc/hostname": "mine\n"}
+		}
+		img, err := r.service.Upload(r.ctx, req, catalog.ImageConfig{}, bytes.NewReader(tree))
+		r.must(err)
+		for name, text := range want {
+			out, err := exec.CommandContext(r.ctx, "/usr/sbin/debugfs", "-R", "cat "+name, filepath.Join(r.Dir, "images", img.File)).Output()
+			if err != nil || string(out) != text {
+				t.Errorf("keep %v: %s is %q, %v", keep, name, out, err)
+			}
+		}
+	}
 }
 
 // An image of a registry is made in the background.

@@ -28,6 +28,7 @@ type Request struct {
 	Replace      bool      // an image that has the name is made anew; else it is a conflict
 	FreeMiB      int64     // room in the file system beyond its content; below 0: none, 0: 256
 	SizeMiB      int64     // of the file system, at least
+	Keep         []string  // rootfs.Mended files that stay as an uploaded root file system has them
 	Log          io.Writer // what happens and what steps print, as it comes; nil: nobody reads it
 	// Began is called when all that was uploaded has been read. nil: nobody wants to know.
 	Began func()
@@ -227,7 +228,7 @@ func (m *making) write(ctx context.Context, c content, path string) (rootfs.Resu
 		return err
 	})
 	group.Go(func() (err error) {
-		result, err = m.s.Write(gctx, r, path, rootfs.Options{Type: rootfs.Ext4, Bootable: true, HeadroomBytes: headroom})
+		result, err = m.s.Write(gctx, r, path, rootfs.Options{Type: rootfs.Ext4, Bootable: true, HeadroomBytes: headroom, Keep: m.req.Keep})
 		r.CloseWithError(errors.Join(err, io.ErrClosedPipe)) // who writes must not wait for a reader that is gone
 		return err
 	})

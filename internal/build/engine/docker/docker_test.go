@@ -3,14 +3,10 @@ package docker_test
 import (
 	"bytes"
 	"context"
-	"io/fs"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,82 +15,10 @@ import (
 	"vers/internal/build/engine/enginetest"
 )
 
-// daemon starts a program that listens on a socket, and ends it with the test.
-func daemon(t *testing.T, socket, program string, args ...string) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("container engines are started in namespaces of their own, which needs root")
-	}
-	if _, err := exec.LookPath(program); err != nil {
-		t.Skipf("%s is not installed; scripts/deps --tests installs it", program)
-	}
-	var log bytes.Buffer
-	cmd := exec.Command(program, args...)
-	cmd.Stdout, cmd.Stderr = &log, &log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.WaitDelay = 10 * time.Second
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() { defer close(ended); _ = cmd.Wait() }()
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		<-ended
-		if t.Failed() {
-			t.Logf("%s said:\n%s", program, tail(log.String()))
-		}
-		removeGroups()
-	})
-	for deadline := time.Now().Add(time.Minute); ; {
-		conn, err := net.Dial("unix", socket)
-		if err == nil {
-			_ = conn.Close()
-			return
-		}
-		select {
-		case <-ended:
-			t.Fatalf("%s ended:\n%s", program, tail(log.String()))
-		case <-time.After(50 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s does not listen: %v", program, err)
-		}
-	}
-}
-
-func tail(text string) string { return text[max(0, len(text)-6000):] }
-
-// removeGroups removes the empty control groups that engines leave, the deepest first.
-func removeGroups() {
-	var folders []string
-	for _, pattern := range []string{"/sys/fs/cgroup/*/docker", "/sys/fs/cgroup/docker", "/sys/fs/cgroup/*/libpod_parent", "/sys/fs/cgroup/libpod_parent"} {
-		roots, _ := filepath.Glob(pattern)
-		for _, root := range roots {
-			_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-				if err == nil && entry.IsDir() {
-					folders = append(folders, path)
-				}
-				return nil
-			})
-		}
-	}
-	for _, folder := range slices.Backward(folders) {
-		_ = os.Remove(folder) // fails while somebody uses it
-	}
-}
-
 // leftovers lists containers, and processes that tests started.
-func leftovers(t *testing.T, list ...string) []string {
+func leftovers(t *testing.T, client []string) []string {
 	t.Helper()
-	var found []string
-	if len(list) > 0 {
-		out, err := exec.Command(list[0], list[1:]...).Output()
-		if err != nil {
-			t.Error(err)
-		}
-		found = append(found, strings.Fields(string(out))...)
-	}
+	found := enginetest.Containers(t, client)
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range lines {
 		text, _ := os.ReadFile(path)
@@ -121,42 +45,29 @@ func open(t *testing.T, socket, name string) *docker.Engine {
 }
 
 func TestDocker(t *testing.T) {
-	dir := t.TempDir()
-	socket := filepath.Join("/run", "test-docker.sock")
-	daemon(t, socket, "dockerd", "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
-		"-p", filepath.Join(dir, "pid"), "-H", "unix://"+socket)
+	socket, client := enginetest.Daemon{Name: engine.Docker}.Start(t)
 	enginetest.Run(t, enginetest.Options{
 		Open:      func(t *testing.T, _ string) engine.Engine { return open(t, socket, engine.Docker) },
-		Leftovers: func(t *testing.T) []string { return leftovers(t, "docker", "-H", "unix://"+socket, "ps", "-aq") },
+		Leftovers: func(t *testing.T) []string { return leftovers(t, client) },
 	})
 }
 
 func TestPodman(t *testing.T) {
-	dir := t.TempDir()
-	registries := filepath.Join(dir, "registries.conf")
+	registries := filepath.Join(t.TempDir(), "registries.conf")
 	if err := os.WriteFile(registries, []byte("[[registry]]\nlocation = \"127.0.0.1\"\ninsecure = true\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("CONTAINERS_REGISTRIES_CONF", registries)
-	t.Setenv("TMPDIR", dir) // cache mounts are kept there
-	socket := filepath.Join("/run", "test-podman.sock")
-	global := []string{"--root", filepath.Join(dir, "data"), "--runroot", filepath.Join(dir, "run"), "--tmpdir", filepath.Join(dir, "tmp"),
-		"--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--runtime", "runc"}
-	daemon(t, socket, "podman", append(global, "system", "service", "--time=0", "unix://"+socket)...)
+	socket, client := enginetest.Daemon{Name: engine.Podman}.Start(t)
 	enginetest.Run(t, enginetest.Options{
-		Open: func(t *testing.T, _ string) engine.Engine { return open(t, socket, engine.Podman) },
-		Leftovers: func(t *testing.T) []string {
-			return leftovers(t, append(append([]string{"podman"}, global...), "ps", "-a", "--external", "-q")...)
-		},
+		Open:      func(t *testing.T, _ string) engine.Engine { return open(t, socket, engine.Podman) },
+		Leftovers: func(t *testing.T) []string { return leftovers(t, client) },
 	})
 }
 
 // What a process that has ended left is swept; what lives stays.
 func TestSweep(t *testing.T) {
-	dir := t.TempDir()
-	socket := filepath.Join("/run", "test-sweep.sock")
-	daemon(t, socket, "dockerd", "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
-		"-p", filepath.Join(dir, "pid"), "-H", "unix://"+socket, "--bridge=none", "--iptables=false")
+	socket, client := enginetest.Daemon{Name: engine.Docker, Args: []string{"--bridge=none", "--iptables=false"}}.Start(t)
 	e := open(t, socket, engine.Docker)
 	image, err := e.Load(t.Context(), "base:1", bytes.NewReader(enginetest.Base(t)), engine.Config{Env: []string{"PATH=/bin"}})
 	if err != nil {
@@ -168,7 +79,7 @@ func TestSweep(t *testing.T) {
 	}
 	defer mine.Close()
 	docker := func(args ...string) string {
-		out, err := exec.Command("docker", append([]string{"-H", "unix://" + socket}, args...)...).CombinedOutput()
+		out, err := exec.Command(client[0], append(client[1:len(client):len(client)], args...)...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("docker %v: %v\n%s", args, err, out)
 		}
