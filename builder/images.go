@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +21,7 @@ import (
 	"go.podman.io/storage"
 	"go.podman.io/storage/pkg/archive"
 	"go.podman.io/storage/pkg/chrootarchive"
+	"golang.org/x/sys/unix"
 
 	"vers/internal/build/engine"
 	"vers/internal/build/engine/embedded/wire"
@@ -117,22 +120,25 @@ func (w *worker) load(ctx context.Context, load wire.Load, data io.Reader) (*eng
 	if err != nil {
 		return nil, err
 	}
+	begin, epoch := time.Now(), time.Unix(0, 0).UTC()
 	if err := chrootarchive.Untar(data, root, &archive.TarOptions{}); err != nil {
 		if diskFull(err) {
 			return nil, err
 		}
 		return nil, fault.Invalidf("unpack the archive for image %s: %w", load.Name, err)
 	}
+	if err := settleTimes(root, begin, epoch); err != nil {
+		return nil, fmt.Errorf("set times in image %s: %w", load.Name, err)
+	}
 	applyConfig(builder, load.Config)
 	target, err := istorage.Transport.ParseStoreReference(w.store, localName(name))
 	if err != nil {
 		return nil, err
 	}
-	// Always the same time, so that the same archive is the same image.
-	epoch := time.Unix(0, 0).UTC()
+	// Always the same time, so that the same archive is the same image; its files keep theirs.
 	id, _, _, err := builder.Commit(ctx, target, buildah.CommitOptions{
 		PreferredManifestType: define.Dockerv2ImageManifest, SignaturePolicyPath: signaturePath, SystemContext: systemContext(""),
-		HistoryTimestamp: &epoch,
+		SourceDateEpoch: &epoch,
 	})
 	if err != nil {
 		return nil, err
@@ -142,6 +148,24 @@ func (w *worker) load(ctx context.Context, load wire.Load, data io.Reader) (*eng
 		return nil, err
 	}
 	return describe(ctx, image)
+}
+
+// settleTimes gives folders that an archive has no entry of a time that does not tell when it was unpacked.
+func settleTimes(root string, begin, epoch time.Time) error {
+	at, err := unix.TimeToTimespec(epoch)
+	if err != nil {
+		return err
+	}
+	return filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil || info.ModTime().Before(begin.Add(-time.Second)) || info.ModTime().After(time.Now()) {
+			return err
+		}
+		return unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{at, at}, unix.AT_SYMLINK_NOFOLLOW)
+	})
 }
 
 // localName is the name that an image made here is stored under: without a registry in it, no registry is ever asked.

@@ -40,8 +40,8 @@ func (t *tree) mend() error {
 		return err
 	}
 	root.mode = 0o755
-	if err := t.remove(t.root, ".dockerenv"); err != nil && !errors.Is(err, unix.ENOENT) {
-		return t.failed("/.dockerenv", "remove", err)
+	if err := t.removeMarks(); err != nil {
+		return err
 	}
 	for _, folder := range mountFolders {
 		if err := t.mendFolder(folder.name, folder.mode); err != nil {
@@ -59,6 +59,25 @@ func (t *tree) mend() error {
 		if err := t.mendFile(file[0], file[1]); err != nil {
 			return t.failed("/"+file[0], "write", err)
 		}
+	}
+	return nil
+}
+
+// removeMarks removes the files that say that this is a container.
+func (t *tree) removeMarks() error {
+	if err := t.remove(t.root, ".dockerenv"); err != nil && !errors.Is(err, unix.ENOENT) {
+		return t.failed("/.dockerenv", "remove", err)
+	}
+	dir, err := unix.Openat(t.root, "run", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return nil // no folder of ours, no file in it
+	case err != nil:
+		return t.failed("/run", "open", err)
+	}
+	defer unix.Close(dir)
+	if err := t.remove(dir, ".containerenv"); err != nil && !errors.Is(err, unix.ENOENT) {
+		return t.failed("/run/.containerenv", "remove", err)
 	}
 	return nil
 }
@@ -95,19 +114,22 @@ func (t *tree) mendFolder(name string, mode uint32) error {
 		}
 		err = unix.ENOENT
 	}
-	if errors.Is(err, unix.ENOENT) {
+	made := errors.Is(err, unix.ENOENT)
+	if made {
 		if err = t.makeFolder(t.root, name); err != nil {
 			return err
 		}
 		if r, err = t.recordOf(t.root, name); err != nil {
 			return err
 		}
-		r.seconds = mendTime
 	}
 	if err != nil {
 		return err
 	}
 	r.mode = mode
+	if made || name != "tmp" { // engines mount on the others, so that their times mean nothing
+		r.seconds, r.nanoseconds = mendTime, 0
+	}
 	if name != "dev" {
 		return nil
 	}

@@ -43,7 +43,7 @@ type Options struct {
 	// MkfsArgs are passed on to the mkfs program. Options that would have it read or write other files are refused.
 	MkfsArgs []string
 	// Bootable mends what engines leave behind and a machine needs: /etc/hostname and resolv.conf are the machine's,
-	// /etc/hosts knows localhost, /.dockerenv is gone, /dev is empty, and /proc, /sys, /run, /tmp and / are folders with
+	// /etc/hosts knows localhost, /.dockerenv and /run/.containerenv are gone, /dev is empty, and /proc, /sys, /run, /tmp and / are folders with
 	// their usual modes.
 	Bootable bool
 	// Keep are those of Mended that Bootable leaves as they are: /etc/resolv.conf, when somebody wants his own.

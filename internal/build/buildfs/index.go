@@ -106,7 +106,7 @@ type selection struct {
 }
 
 func (x *index) selectExport(e Export) (*selection, error) {
-	s := &selection{index: x, dropped: map[string]bool{scriptFolder: true, ".dockerenv": true}}
+	s := &selection{index: x, dropped: map[string]bool{scriptFolder: true, ".dockerenv": true, "run/.containerenv": true}}
 	for _, text := range e.Exclude {
 		p, err := compilePattern(text)
 		if err != nil {
@@ -164,7 +164,7 @@ func (s *selection) below(name string) {
 // mark selects an entry and the folders above it, unless it is to stay out.
 func (s *selection) mark(name string) {
 	top, _, _ := strings.Cut(name, "/")
-	if s.dropped[top] {
+	if s.dropped[top] || s.dropped[name] {
 		return
 	}
 	for _, p := range s.exclude {

@@ -15,7 +15,7 @@ import (
 )
 
 // T8, B9, B10: scripts run as any user; a line is the shell's, a list is not.
-func TestCommands(t *testing.T) {
+func TestT8Commands(t *testing.T) {
 	b := newBench(t)
 	o := b.buildScript(t, onBase+`
 [container.env]
@@ -52,7 +52,7 @@ all = true
 }
 
 // T9, B11, B28: parents of what is included come along; links on the way too; exclude and create.
-func TestExport(t *testing.T) {
+func TestT9Export(t *testing.T) {
 	b := newBench(t)
 	o := b.buildScript(t, onBase+`
 [export]
@@ -79,7 +79,7 @@ create = ["/etc/empty", "/etc/passwd"]
 }
 
 // T13, B18: without a size the file system has room for the content and the head-room.
-func TestAutomaticSize(t *testing.T) {
+func TestT13AutomaticSize(t *testing.T) {
 	b := newBench(t)
 	o := b.buildScript(t, onBase+"[filesystem]\nheadroom_mib = 40\n[export]\nall = true\n", nil)
 	must(t, o.err)
@@ -101,7 +101,7 @@ func TestAutomaticSize(t *testing.T) {
 }
 
 // T14, B19: nothing has changed, nothing runs; what matters for the commands makes them run again.
-func TestCache(t *testing.T) {
+func TestT14Cache(t *testing.T) {
 	b := newBench(t)
 	cacheDir := t.TempDir()
 	script := onBase + "[[commands]]\ncommand='echo ran > /etc/ran'\n[[commands]]\nscript_path='a.sh'\n[[overlays]]\nsource='file'\ndestination='/etc/file'\n[export]\nall=true\n"
@@ -136,7 +136,7 @@ func TestCache(t *testing.T) {
 }
 
 // T17: an interrupt during a script leaves nothing.
-func TestInterrupt(t *testing.T) {
+func TestT17Interrupt(t *testing.T) {
 	b := newBench(t)
 	dir := t.TempDir()
 	cacheDir := t.TempDir()
@@ -240,18 +240,5 @@ func TestDocument(t *testing.T) {
 	must(t, o.err)
 	if got := debugfs(t, o.output, "cat /etc/greeting"); got != "made by a build script\n" || o.entries["etc/motd"].content != "Hello.\n" {
 		t.Errorf("greeting %q, motd %q", got, o.entries["etc/motd"].content)
-	}
-}
-
-// T10, B12: squashfs is mounted and read; vfat needs force.
-func TestSquashfs(t *testing.T) {
-	if _, err := exec.LookPath("mksquashfs"); err != nil {
-		t.Skip("squashfs-tools is not installed (scripts/deps)")
-	}
-	o := newBench(t).buildScript(t, onBase+"[filesystem]\ntype='Squashfs'\n[export]\nall=true\n", nil)
-	must(t, o.err)
-	out, err := exec.Command("unsquashfs", "-cat", o.output, "etc/motd").Output()
-	if err != nil || string(out) != "the image's\n" {
-		t.Errorf("squashfs gives %q, %v", out, err)
 	}
 }

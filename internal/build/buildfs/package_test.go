@@ -89,7 +89,7 @@ func TestPackageInAFolder(t *testing.T) {
 }
 
 // T15, B15.
-func TestOpenErrors(t *testing.T) {
+func TestT15OpenErrors(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name string, data []byte) string {
 		path := filepath.Join(dir, name)
@@ -139,7 +139,7 @@ func TestReferences(t *testing.T) {
 }
 
 // T4, T5, B3, B4: files of the host with the same name are neither taken nor touched.
-func TestPackLeavesTheHostAlone(t *testing.T) {
+func TestT5PackLeavesTheHostAlone(t *testing.T) {
 	host := filepath.Join(t.TempDir(), "motd")
 	must(t, os.WriteFile(host, []byte("the host's"), 0o644))
 	script := `[container]

@@ -122,7 +122,7 @@ init = "/usr/bin/tini"
 }
 
 // T11 and B26: everything that is wrong is said in one run, with its place.
-func TestAllFaultsAtOnce(t *testing.T) {
+func TestT11AllFaultsAtOnce(t *testing.T) {
 	_, report := check(t, `[filesystem]
 type = "Ext5"
 sise_mib = 100

@@ -189,7 +189,7 @@ func (m *making) make(ctx context.Context, from source) (img catalog.Image, err 
 }
 
 // layout is raised when equal trees of engines become other files: by what rootfs mends, or by the options below.
-const layout = 1
+const layout = 2
 
 // unchanged gives the image as it is, if it was made of the same: then nothing needs to be written. It completes the origin.
 func (m *making) unchanged(ctx context.Context, c *content) (catalog.Image, error) {

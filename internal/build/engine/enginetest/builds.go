@@ -37,7 +37,7 @@ func (s *suite) loadResolveExport(t *testing.T) {
 				t.Errorf("%s is missing", path)
 			}
 		case got.header.Typeflag != entry.header.Typeflag, got.header.Mode&0o7777 != entry.header.Mode && entry.header.Typeflag != tar.TypeSymlink,
-			got.header.Linkname != entry.header.Linkname, got.content != entry.content:
+			got.header.Linkname != entry.header.Linkname, !got.header.ModTime.Equal(entry.header.ModTime) && entry.header.Typeflag != tar.TypeDir, got.content != entry.content:
 			t.Errorf("%s: %+v, want %+v", path, got.header, entry.header)
 		}
 	}

@@ -36,6 +36,9 @@ func (d Daemon) Start(t *testing.T) (socket string, client []string) {
 		t.Skipf("%s is not installed; scripts/deps --tests installs it", program)
 	}
 	dir := t.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil { // for other users, and for user namespaces
+		t.Fatal(err)
+	}
 	socket = filepath.Join(dir, "socket")
 	var args []string
 	if d.Name == engine.Docker {
