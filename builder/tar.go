@@ -145,6 +145,9 @@ type zeroes struct{}
 
 func (zeroes) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
+// paxName writes the name of an attribute as GNU tar does: a PAX record's own name ends at the first "=".
+var paxName = strings.NewReplacer("%", "%25", "=", "%3D")
+
 // attributes are a file's extended attributes as PAX records, but those that belong to the overlay or to the host.
 func attributes(path string) (map[string]string, error) {
 	names, err := grow(func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) })
@@ -170,7 +173,7 @@ func attributes(path string) (map[string]string, error) {
 		if records == nil {
 			records = map[string]string{}
 		}
-		records["SCHILY.xattr."+key] = string(value)
+		records["SCHILY.xattr."+paxName.Replace(key)] = string(value)
 	}
 	return records, nil
 }

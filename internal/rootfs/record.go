@@ -48,6 +48,9 @@ const (
 	maxXattrNameSize = 255
 )
 
+// paxName undoes what GNU tar does to names of attributes, since a PAX record's own name ends at the first "=".
+var paxName = strings.NewReplacer("%3D", "=", "%25", "%")
+
 func newRecord(hdr *tar.Header, kind byte, w *warnings) (*record, error) {
 	if hdr.Uid < 0 || hdr.Uid > maxID || hdr.Gid < 0 || hdr.Gid > maxID {
 		return nil, fault.Invalidf("entry %s of the archive belongs to user %d and group %d, which do not exist", shortName(hdr.Name), hdr.Uid, hdr.Gid)
@@ -60,6 +63,7 @@ func newRecord(hdr *tar.Header, kind byte, w *warnings) (*record, error) {
 		name, isXattr := strings.CutPrefix(key, paxXattr)
 		switch {
 		case isXattr:
+			name = paxName.Replace(name)
 		case key == paxSELinux:
 			name = xattrSELinux
 		case key == paxACL || key == paxDefaultACL:

@@ -41,6 +41,7 @@ func torture(t *testing.T, manyFiles int) (dir, archive string) {
 	put("xattr/many", "x", 0o644)
 	must(t, unix.Setxattr(at("xattr/many"), "user.large", bytes.Repeat([]byte("v"), 3000), 0))
 	must(t, unix.Setxattr(at("xattr/many"), "trusted.secret", []byte("\x00\xff"), 0))
+	must(t, unix.Setxattr(at("xattr/many"), "user.100%=all", []byte("x"), 0))
 	put("xattr/able", "x", 0o755)
 	tool(t, "sh", "-c", `printf '\001\000\000\002\000\004\000\000\000\000\000\000\000\000\000\000\000\000\000\000' > `+at("xattr/cap"))
 	capability, err := os.ReadFile(at("xattr/cap"))
