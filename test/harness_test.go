@@ -270,7 +270,7 @@ func (u *user) try(script string) result {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", script)
-	cmd.Dir, cmd.Env = u.dir, u.env()
+	cmd.Dir, cmd.Env, cmd.WaitDelay = u.dir, u.env(), 10*time.Second // what the shell started may outlive it
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
