@@ -71,6 +71,15 @@ func (a *App) completeVMs(cmd *cobra.Command, args []string, typed string) (comp
 	return out, noFiles
 }
 
+// completeVMsAndFiles completes the arguments of copy: a VM or a path, then paths.
+func (a *App) completeVMsAndFiles(cmd *cobra.Command, args []string, typed string) (completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	vms, _ := a.completeVMs(cmd, args, typed)
+	return vms, cobra.ShellCompDirectiveDefault
+}
+
 func (a *App) completeAliasSet(cmd *cobra.Command, args []string, typed string) (completion, cobra.ShellCompDirective) {
 	if len(args) == 1 {
 		return a.completeVMs(cmd, nil, typed)

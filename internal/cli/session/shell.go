@@ -31,7 +31,8 @@ type Shell struct {
 	Delays []time.Duration
 }
 
-var reconnectDelays = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 10 * time.Second}
+// ReconnectDelays are the pauses before attempts to make a lost connection again.
+var ReconnectDelays = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 10 * time.Second}
 
 // Run runs the shell until it ends; its status does not matter. The local terminal is as it was before when Run
 // returns or panics, whatever happened.
@@ -48,7 +49,7 @@ func (s *Shell) Run(ctx context.Context) error {
 	input := newPump(s.In)
 	delays := s.Delays
 	if delays == nil {
-		delays = reconnectDelays
+		delays = ReconnectDelays
 	}
 	for {
 		err := s.interactive(ctx, client, fd, input)
