@@ -82,6 +82,8 @@ type Domain struct {
 	DomainID  string    `json:"domain_id" format:"uuid"`
 	VMID      string    `json:"vm_id" format:"uuid"`
 	Domain    string    `json:"domain"`
+	Port      int       `json:"port" doc:"[ours] Port of the guest"`
+	Public    bool      `json:"public" doc:"[ours] Open to everybody; otherwise an API key of the organisation or a signed link is needed"`
 	CreatedAt time.Time `json:"created_at"`
 }
 
@@ -89,6 +91,8 @@ type Domain struct {
 type DomainRequest struct {
 	VMID   string `json:"vm_id"`
 	Domain string `json:"domain" doc:"Host name in lower case with at least one dot; international names in their xn-- form"`
+	Port   int    `json:"port,omitempty" doc:"[ours] Port of the guest; 80 if left out"`
+	Public bool   `json:"public,omitempty" doc:"[ours] Open to everybody"`
 }
 
 // DomainDeleted is the answer of DELETE /domains/{id}.

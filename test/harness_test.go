@@ -103,6 +103,10 @@ func startServer(dir string, extraConfig ...string) (*server, error) {
 func (s *server) configure(extraConfig ...string) error {
 	config := fmt.Sprintf("data_dir = %q\nsocket = %q\nlisten = \"127.0.0.1:0\"\naccelerator = %q\n", s.data(), s.socket(), accelerator())
 	config += strings.Join(extraConfig, "\n")
+	if strings.Contains(config, "[gateway]") {
+		return os.WriteFile(s.config(), []byte(config), 0o600)
+	}
+	config += "\n[gateway]\nlisten = \"127.0.0.1:0\"\nssh = \"127.0.0.1:0\"\n"
 	return os.WriteFile(s.config(), []byte(config), 0o600)
 }
 

@@ -41,8 +41,9 @@ var layers = map[string]int{
 
 	"vers/internal/qemu": 5, // implements machine.Driver; who may use it is said in closed
 
-	"vers/internal/deploy": 5,
-	"vers/internal/build":  5, // buildfs and engine need no machine, and are in cmd/vers too
+	"vers/internal/deploy":  5,
+	"vers/internal/gateway": 5,
+	"vers/internal/build":   5, // buildfs and engine need no machine, and are in cmd/vers too
 
 	"vers/internal/server": 6,
 	"vers/internal/cli":    6,

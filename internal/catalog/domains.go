@@ -11,21 +11,23 @@ type Domain struct {
 	OrgID     string
 	VMID      string
 	Domain    string
+	Port      uint16 // of the guest
+	IsPublic  bool   // open to everybody
 	CreatedAt time.Time
 }
 
-const domainColumns = `domain_id, org_id, vm_id, domain, created_at`
+const domainColumns = `domain_id, org_id, vm_id, domain, port, is_public, created_at`
 
 func readDomain(row scan) (Domain, error) {
 	var d Domain
-	err := row(&d.ID, &d.OrgID, &d.VMID, &d.Domain, timeColumn{&d.CreatedAt})
+	err := row(&d.ID, &d.OrgID, &d.VMID, &d.Domain, &d.Port, &d.IsPublic, timeColumn{&d.CreatedAt})
 	return d, err
 }
 
 // InsertDomain adds a domain. It goes with its VM. A name that anybody has is fault.Conflict, and so is a missing VM.
 func (r *records) InsertDomain(ctx context.Context, d Domain) error {
-	return insert(ctx, r.write, "domain '"+d.Domain+"'", `INSERT INTO domains (domain_id, org_id, vm_id, domain, created_at)
-		VALUES (?, ?, ?, ?, ?)`, d.ID, d.OrgID, d.VMID, d.Domain, timeText(d.CreatedAt))
+	return insert(ctx, r.write, "domain '"+d.Domain+"'", `INSERT INTO domains (`+domainColumns+`)
+		VALUES (?, ?, ?, ?, ?, ?, ?)`, d.ID, d.OrgID, d.VMID, d.Domain, d.Port, d.IsPublic, timeText(d.CreatedAt))
 }
 
 // Domain gives one domain, whoever's it is.

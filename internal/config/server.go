@@ -28,6 +28,7 @@ type Server struct {
 	Quota            Quota     `toml:"quota"`
 	ShellAuth        ShellAuth `toml:"shell_auth"`
 	Builder          Engines   `toml:"builder"`
+	Gateway          Gateway   `toml:"gateway"`
 	LogLevel         string    `toml:"log_level"`
 }
 
@@ -37,6 +38,19 @@ type Quota struct {
 	VCPUs      int64 `toml:"vcpus"`
 	MemoryMiB  int64 `toml:"memory_mib"`
 	StorageMiB int64 `toml:"storage_mib"` // of commits
+}
+
+// Gateway is how VMs are reached from outside (docs/access.md). "" does not listen.
+type Gateway struct {
+	Listen      string `toml:"listen"`      // TLS: SSH, HTTP and this server's API by name
+	SSH         string `toml:"ssh"`         // SSH, user name is the VM
+	Ports       []int  `toml:"ports"`       // TLS on these, each for the guest's port of the same number
+	Domain      string `toml:"domain"`      // VMs are <id>.<domain>
+	API         string `toml:"api"`         // name of the API; "": "api." and the domain without its first label vm
+	PrivateVMs  bool   `toml:"private_vms"` // <id>.<domain> needs a key as domains do
+	Certificate string `toml:"certificate"` // files for all names, renewed by somebody else; "": an authority of our own
+	Key         string `toml:"key"`
+	Connections int    `toml:"connections"` // open at a time from one address
 }
 
 // Engines is the container engine that runs Dockerfiles, and what one build may use (docs/builds.md).
@@ -71,6 +85,7 @@ func DefaultServer() Server {
 		MemoryReserveMiB: 1024, MemoryOvercommit: 1, FlatBudgetMiB: 65536,
 		Egress: Egress{Mode: "internet"}, ShellAuth: ShellAuth{Mode: "closed"}, LogLevel: "info",
 		Builder: Engines{Engine: "auto", Runtime: "runc", MemoryMiB: 2048, Processes: 4096, DiskMiB: 20480},
+		Gateway: Gateway{Listen: "127.0.0.1:7443", SSH: "127.0.0.1:2222", Domain: "vm.localhost", Connections: 1024},
 	}
 }
 
@@ -125,7 +140,7 @@ func (c *Server) Check() error {
 	case c.Egress.Mode != "internet" && c.Egress.Mode != "none":
 		return fmt.Errorf("configuration: egress.mode is %q; internet or none is possible", c.Egress.Mode)
 	}
-	if err := c.Builder.check(); err != nil {
+	if err := errors.Join(c.Builder.check(), c.Gateway.check()); err != nil {
 		return err
 	}
 	if c.Listen == "" {
@@ -136,7 +151,7 @@ func (c *Server) Check() error {
 		return fmt.Errorf("configuration: listen: %w", err)
 	}
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return fmt.Errorf("configuration: listen is %q, which is not a loopback address: put a TLS proxy in front until the gateway exists", c.Listen)
+		return fmt.Errorf("configuration: listen is %q, which is not a loopback address: others reach the API through the gateway, as https://%s (gateway.listen)", c.Listen, c.Gateway.APIHost())
 	}
 	return nil
 }
@@ -154,6 +169,42 @@ func (e Engines) check() error {
 		if _, _, err := net.SplitHostPort(registry); err != nil {
 			return fmt.Errorf("configuration: builder.registries: %q is not host:port: %w", registry, err)
 		}
+	}
+	return nil
+}
+
+// APIHost is the name by which the gateway leads to the API. Clients of the original make the domain of VMs of it: api.D
+// gives vm.D (spec/api.md 4.4).
+func (g Gateway) APIHost() string {
+	if g.API != "" {
+		return strings.ToLower(g.API)
+	}
+	return "api." + strings.TrimPrefix(strings.ToLower(g.Domain), "vm.")
+}
+
+func (g Gateway) check() error {
+	for key, address := range map[string]string{"listen": g.Listen, "ssh": g.SSH} {
+		if address == "" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			return fmt.Errorf("configuration: gateway.%s: %w", key, err)
+		}
+	}
+	for _, port := range g.Ports {
+		if port < 1 || port > 65535 {
+			return fmt.Errorf("configuration: gateway.ports holds %d; ports are from 1 to 65535", port)
+		}
+	}
+	switch {
+	case len(g.Ports) > 0 && g.Listen == "":
+		return errors.New("configuration: gateway.ports needs gateway.listen, for the address")
+	case g.Domain == "" || strings.HasPrefix(g.Domain, ".") || strings.ContainsAny(g.Domain, " :/"):
+		return fmt.Errorf("configuration: gateway.domain is %q; it must be a domain such as vm.example.org", g.Domain)
+	case (g.Certificate == "") != (g.Key == ""):
+		return errors.New("configuration: gateway.certificate and gateway.key go together")
+	case g.Connections < 16:
+		return errors.New("configuration: gateway.connections must be 16 or more")
 	}
 	return nil
 }

@@ -22,6 +22,7 @@ import (
 	"vers/internal/catalog"
 	"vers/internal/commit"
 	"vers/internal/config"
+	"vers/internal/gateway"
 	"vers/internal/machine"
 	"vers/internal/netstack"
 	"vers/internal/qemu"
@@ -41,6 +42,7 @@ type Daemon struct {
 	manager *machine.Manager
 	audit   *audit.Log
 	images  *images.Service
+	gateway *gateway.Gateway
 	server  *server.Server
 	http    *http.Server
 }
@@ -96,8 +98,12 @@ func Open(ctx context.Context, o Options) (_ *Daemon, err error) {
 	if d.images, err = d.openImages(ctx, d.manager.Commits, d.manager); err != nil {
 		return nil, err
 	}
-	d.server = server.New(server.Options{Machines: d.manager, Images: d.images, Registry: reg, Catalog: d.catalog, Audit: d.audit, Logger: o.Logger,
+	if d.gateway, err = d.openGateway(reg); err != nil {
+		return nil, err
+	}
+	d.server = server.New(server.Options{Machines: d.manager, Images: d.images, Gateway: d.gateway, Registry: reg, Catalog: d.catalog, Audit: d.audit, Logger: o.Logger,
 		Version: o.Version, BuildDir: filepath.Join(o.Config.DataDir, "commit-builds")})
+	d.gateway.API = d.server
 	if err := d.server.Resume(ctx); err != nil {
 		return nil, err
 	}
@@ -171,7 +177,14 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	failed := make(chan error, len(listeners))
+	doors, err := d.listenGateway()
+	if err != nil {
+		return err
+	}
+	failed := make(chan error, len(listeners)+len(doors))
+	for _, serve := range doors {
+		go func() { failed <- serve() }()
+	}
 	for _, l := range listeners {
 		go func() { failed <- d.http.Serve(l) }()
 	}
@@ -230,6 +243,9 @@ func (d *Daemon) listen() ([]net.Listener, error) {
 // Close lets go of everything; VMs run on.
 func (d *Daemon) Close() error {
 	var errs []error
+	if d.gateway != nil {
+		d.gateway.Close()
+	}
 	if d.server != nil {
 		d.server.Close()
 	}

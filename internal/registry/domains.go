@@ -46,13 +46,30 @@ func ParseDomain(text string) (string, error) {
 	return name, nil
 }
 
+// DomainTarget is where a host name leads: a port of a VM, for everybody or for the organisation only.
+type DomainTarget struct {
+	VMID   string
+	Port   int // 0: 80
+	Public bool
+}
+
+// defaultDomainPort is the guest's port behind a host name when none is said.
+const defaultDomainPort = 80
+
 // CreateDomain gives a VM a host name. The VM must be the organisation's, which the caller has checked.
-func (r *Registry) CreateDomain(ctx context.Context, orgID, vmID, text string) (catalog.Domain, error) {
+func (r *Registry) CreateDomain(ctx context.Context, orgID, text string, target DomainTarget) (catalog.Domain, error) {
+	vmID := target.VMID
+	if target.Port == 0 {
+		target.Port = defaultDomainPort
+	}
+	if target.Port < 1 || target.Port > 65535 {
+		return catalog.Domain{}, fault.Invalidf("port %d is not valid: it must be from 1 to 65535", target.Port)
+	}
 	name, err := ParseDomain(text)
 	if err != nil {
 		return catalog.Domain{}, err
 	}
-	d := catalog.Domain{ID: ident.New(), OrgID: orgID, VMID: vmID, Domain: name, CreatedAt: r.now()}
+	d := catalog.Domain{ID: ident.New(), OrgID: orgID, VMID: vmID, Domain: name, Port: uint16(target.Port), IsPublic: target.Public, CreatedAt: r.now()}
 	return d, r.catalog.InTx(ctx, func(tx *catalog.Tx) error {
 		switch _, err := tx.DomainByName(ctx, name); {
 		case err == nil:
@@ -82,6 +99,11 @@ func (r *Registry) Domain(ctx context.Context, orgID, id string) (catalog.Domain
 		err = fault.NotFoundf("domain %s not found", id)
 	}
 	return d, err
+}
+
+// DomainByName gives the domain with a host name, whoever's it is.
+func (r *Registry) DomainByName(ctx context.Context, name string) (catalog.Domain, error) {
+	return r.catalog.DomainByName(ctx, name)
 }
 
 // Domains lists the domains of an organisation, or of one of its VMs.

@@ -8,13 +8,14 @@ import (
 	"vers/internal/catalog"
 	"vers/internal/fault"
 	"vers/internal/ident"
+	"vers/internal/registry"
 )
 
 func (s *Server) routeDomains() {
 	add(s, operation{method: http.MethodGet, path: "/domains", id: "list-domains",
 		summary: "Domains of the organisation, or of one VM", tag: "Domains"}, s.listDomains)
 	add(s, operation{method: http.MethodPost, path: "/domains", status: http.StatusCreated, creates: true, id: "create-domain",
-		summary: "Give a VM a host name, unique on the server; this server keeps the name but does not route traffic by it yet", tag: "Domains"}, s.createDomain)
+		summary: "Give a VM a host name, unique on the server, by which the gateway reaches one of its ports", tag: "Domains"}, s.createDomain)
 	add(s, operation{method: http.MethodGet, path: "/domains/{id}", id: "get-domain",
 		summary: "One domain", tag: "Domains"}, s.getDomain)
 	add(s, operation{method: http.MethodDelete, path: "/domains/{id}", id: "delete-domain",
@@ -22,7 +23,7 @@ func (s *Server) routeDomains() {
 }
 
 func showDomain(d catalog.Domain) api.Domain {
-	return api.Domain{DomainID: d.ID, VMID: d.VMID, Domain: d.Domain, CreatedAt: d.CreatedAt.UTC()}
+	return api.Domain{DomainID: d.ID, VMID: d.VMID, Domain: d.Domain, Port: int(d.Port), Public: d.IsPublic, CreatedAt: d.CreatedAt.UTC()}
 }
 
 type listDomainsInput struct {
@@ -56,7 +57,8 @@ func (s *Server) createDomain(ctx context.Context, in *createDomainInput) (*outp
 	if err != nil {
 		return nil, err
 	}
-	d, err := s.Registry.CreateDomain(ctx, orgOf(ctx), vm.ID, in.Body.Domain)
+	d, err := s.Registry.CreateDomain(ctx, orgOf(ctx), in.Body.Domain,
+		registry.DomainTarget{VMID: vm.ID, Port: in.Body.Port, Public: in.Body.Public})
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ import (
 	"vers/internal/build/steps"
 	"vers/internal/catalog"
 	"vers/internal/deploy"
+	"vers/internal/gateway"
 	"vers/internal/guest"
 	"vers/internal/machine"
 	"vers/internal/registry"
@@ -86,6 +87,7 @@ type Options struct {
 	Registry *registry.Registry
 	Catalog  *catalog.Catalog // keeps answers for repeated requests
 	Images   *images.Service  // nil: no images are made
+	Gateway  *gateway.Gateway // nil: VMs are reached through the API only
 	BuildDir string           // for the files of builds under way; "" the system's
 	Audit    Auditor          // nil: nothing is recorded
 	Logger   *slog.Logger     // nil: slog.Default
@@ -148,6 +150,8 @@ func New(options Options) *Server {
 	s.routeKeys()
 	s.routeShellAuth()
 	s.routeDomains()
+	s.routeSSHKeys()
+	s.routeGateway()
 	s.routeDeploy()
 	s.routeLegacy()
 	s.openAPI = sync.OnceValues(s.api.OpenAPI().YAML)

@@ -28,8 +28,10 @@ func (s *Server) routeSSH() {
 		Method: http.MethodPost, Path: "/api/v1/vm/{id}/ssh", OperationID: "vm-ssh", Tags: []string{"Access"},
 		Summary:     "[ours] Connection to the VM's SSH server",
 		Description: "Needs the headers `Connection: Upgrade` and `Upgrade: " + api.UpgradeSSH + "`. After 101 both sides exchange the raw bytes of an SSH session.",
-		Parameters:  []*huma.Param{{Name: "id", In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}}},
-		Responses:   map[string]*huma.Response{"101": {Description: "Switching Protocols"}, "426": {Description: "The request asks for no upgrade"}},
+		Parameters: []*huma.Param{{Name: "id", In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}},
+			{Name: "login", In: "query", Description: "none: the server speaks SSH itself and asks for no key, since the request had one",
+				Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"key", "none"}}}},
+		Responses: map[string]*huma.Response{"101": {Description: "Switching Protocols"}, "426": {Description: "The request asks for no upgrade"}},
 	})
 }
 
@@ -50,9 +52,9 @@ func (s *Server) sshKey(ctx context.Context, in *VMInput) (*output[api.SSHKey], 
 	return reply(api.SSHKey{PrivateKey: vm.SSHKey, Port: 22, HostKey: line}), nil
 }
 
-// serveSSH upgrades the connection and joins it with the SSH server of the VM's agent.
+// serveSSH upgrades the connection and joins it with the SSH server of the VM's agent, or serves SSH itself.
 func (s *Server) serveSSH(w http.ResponseWriter, r *http.Request) {
-	guestConn, err := s.dialSSH(r)
+	serve, drop, err := s.openSSH(r)
 	if err != nil {
 		p := s.failure(r.Context(), operation{}, err)
 		if p.status == http.StatusBadRequest {
@@ -63,7 +65,7 @@ func (s *Server) serveSSH(w http.ResponseWriter, r *http.Request) {
 		p.write(w)
 		return
 	}
-	defer guestConn.Close()
+	defer drop()
 	client, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		s.failure(r.Context(), operation{}, fmt.Errorf("take over the connection: %w", err)).write(w)
@@ -81,23 +83,62 @@ func (s *Server) serveSSH(w http.ResponseWriter, r *http.Request) {
 	if _, err := io.WriteString(client, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.UpgradeSSH+"\r\n\r\n"); err != nil {
 		return
 	}
-	splice(client, buffered.Reader, guestConn)
+	serve(client, buffered.Reader)
 }
 
-func (s *Server) dialSSH(r *http.Request) (net.Conn, error) {
+// sshServer serves a client until it or the VM ends the connection. What the client has sent before the upgrade is in
+// the reader.
+type sshServer func(client net.Conn, from *bufio.Reader)
+
+// openSSH finds out who serves SSH to a request. The caller calls drop in the end.
+func (s *Server) openSSH(r *http.Request) (serve sshServer, drop func(), err error) {
 	if !asksFor(r.Header, "Connection", "upgrade") || !asksFor(r.Header, "Upgrade", api.UpgradeSSH) || r.ProtoMajor != 1 {
-		return nil, fault.Invalidf("this endpoint needs HTTP/1.1 with 'Connection: Upgrade' and 'Upgrade: %s'; 'vers connect' sends them", api.UpgradeSSH)
+		return nil, nil, fault.Invalidf("this endpoint needs HTTP/1.1 with 'Connection: Upgrade' and 'Upgrade: %s'; 'vers connect' sends them", api.UpgradeSSH)
 	}
 	id, err := knownVMID(r.PathValue("id"))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	switch login := r.URL.Query().Get("login"); login {
+	case "none":
+		serve, err = s.openTrusted(r, id)
+		return serve, func() {}, err
+	case "", "key":
+	default:
+		return nil, nil, fault.Invalidf("login is %q; key or none is possible", login)
 	}
 	access, err := s.guests(r.Context(), callerOf(r.Context()), id)
 	if err != nil {
+		return nil, nil, err
+	}
+	guestConn, err := access.SSH(r.Context())
+	if err != nil {
+		return nil, nil, err
+	}
+	serve = func(client net.Conn, from *bufio.Reader) { splice(client, from, guestConn) }
+	return serve, func() { _ = guestConn.Close() }, nil
+}
+
+// openTrusted lets the gateway speak SSH with a client that has shown an API key.
+func (s *Server) openTrusted(r *http.Request, id string) (sshServer, error) {
+	vm, err := s.Machines.Get(r.Context(), callerOf(r.Context()), id)
+	if err != nil {
 		return nil, err
 	}
-	return access.SSH(r.Context())
+	if s.Gateway == nil {
+		return nil, fault.Unavailablef("this server has no gateway")
+	}
+	return func(client net.Conn, from *bufio.Reader) { s.Gateway.ServeTrusted(bufferedConn{client, from}, vm) }, nil
 }
+
+// bufferedConn is a connection of which some was read already.
+type bufferedConn struct {
+	net.Conn
+	from *bufio.Reader
+}
+
+// Read implements net.Conn.
+func (c bufferedConn) Read(b []byte) (int, error) { return c.from.Read(b) }
 
 // asksFor reports whether a header that is a list holds a word.
 func asksFor(header http.Header, name, word string) bool {

@@ -1,0 +1,19 @@
+package gateway_test
+
+import (
+	"bytes"
+	"sync"
+)
+
+// syncLog is a log that tests read.
+type syncLog struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (l *syncLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
