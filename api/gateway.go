@@ -33,7 +33,7 @@ type LoginKey struct {
 	KeyID       string    `json:"key_id" format:"uuid"`
 	Name        string    `json:"name"`
 	Fingerprint string    `json:"fingerprint" doc:"SHA256:…"`
-	PublicKey   string    `json:"public_key" doc:"One line in authorized_keys form"`
+	PublicKey   string    `json:"ssh_public_key" doc:"One line in authorized_keys form"`
 	CreatedAt   time.Time `json:"created_at"`
 }
 
@@ -44,6 +44,6 @@ type LoginKeyList struct {
 
 // LoginKeyRequest is the body of POST /ssh_keys.
 type LoginKeyRequest struct {
-	PublicKey string `json:"public_key" doc:"One line, as in ~/.ssh/id_ed25519.pub"`
+	PublicKey string `json:"ssh_public_key" doc:"One line, as in ~/.ssh/id_ed25519.pub"`
 	Name      string `json:"name,omitempty" doc:"The line's comment if left out"`
 }

@@ -20,6 +20,7 @@ import (
 	enginefake "vers/internal/build/engine/fake"
 	"vers/internal/catalog"
 	"vers/internal/fault"
+	"vers/internal/gateway"
 	"vers/internal/ident"
 	"vers/internal/machine"
 	"vers/internal/machine/fake"
@@ -39,6 +40,7 @@ type Server struct {
 
 	t        testing.TB
 	handler  *server.Server
+	gateway  *gateway.Gateway
 	listener *listener
 
 	mu       sync.Mutex
@@ -69,7 +71,13 @@ func NewWithLogin(t testing.TB, mode registry.LoginMode) *Server {
 	s.must(err)
 	s.Driver.SetHook(s.hook)
 	s.Engine = enginefake.New()
-	s.handler = server.New(server.Options{Machines: s.Manager, Registry: s.Registry, Catalog: s.Catalog, Images: s.openImages(),
+	s.gateway, err = gateway.New(gateway.Options{Dir: t.TempDir(), Domain: "vm.localhost", Machines: s.Manager, Registry: s.Registry,
+		Logger: slog.New(slog.DiscardHandler)})
+	s.must(err)
+	t.Cleanup(s.gateway.Close)
+	s.listen(func(l net.Listener) func() error { return s.gateway.TLS(l, 0) })
+	s.listen(s.gateway.SSH)
+	s.handler = server.New(server.Options{Machines: s.Manager, Gateway: s.gateway, Registry: s.Registry, Catalog: s.Catalog, Images: s.openImages(),
 		Version: server.Version{Version: "1.2.3-test", GitHash: "abc"}, Logger: slog.New(slog.DiscardHandler)})
 	web := httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
 	s.listener = &listener{Listener: web.Listener, conns: map[net.Conn]bool{}}
@@ -84,6 +92,13 @@ func NewWithLogin(t testing.TB, mode registry.LoginMode) *Server {
 		s.handler.Close()
 	})
 	return s
+}
+
+// listen serves one of the gateway's addresses until it is closed.
+func (s *Server) listen(serve func(net.Listener) func() error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	s.must(err)
+	go serve(l)()
 }
 
 func (s *Server) must(err error) {
