@@ -19,7 +19,10 @@ import (
 const (
 	linkParameter = "vers_link"
 	linkCookie    = "vers-link"
-	// LinkLife is how long a link opens a private name if nothing else is asked for, MaxLinkLife the most.
+)
+
+// How long a link opens a private name: if nothing else is asked for, and at most.
+const (
 	LinkLife    = 24 * time.Hour
 	MaxLinkLife = 30 * 24 * time.Hour
 )

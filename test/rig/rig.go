@@ -98,7 +98,7 @@ func NewWithLogin(t testing.TB, mode registry.LoginMode) *Server {
 func (s *Server) listen(serve func(net.Listener) func() error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	s.must(err)
-	go serve(l)()
+	go func() { _ = serve(l)() }()
 }
 
 func (s *Server) must(err error) {
