@@ -93,6 +93,8 @@ type BuildOptions struct {
 	Target     string
 	NoCache    bool
 	Args       map[string]string
+	// Folder is the folder's digest ("" unknown): a server that has built the same before answers without reading it.
+	Folder string
 }
 
 // BuildImage sends a folder as a tar archive, has its Dockerfile built, and passes on what the build prints as it comes. When
@@ -107,7 +109,11 @@ func (c *Client) BuildImage(ctx context.Context, o BuildOptions, folder io.Reade
 	for key, value := range o.Args {
 		query.Add("build_arg", key+"="+value)
 	}
-	resp, err := c.send(ctx, call{method: http.MethodPut, path: []string{"rootfs", o.Name}, query: query, upload: folder, accept: "application/x-ndjson"})
+	header := http.Header{}
+	if o.Folder != "" {
+		header.Set(HeaderFolder, o.Folder)
+	}
+	resp, err := c.send(ctx, call{method: http.MethodPut, path: []string{"rootfs", o.Name}, query: query, upload: folder, accept: "application/x-ndjson", header: header})
 	if err != nil {
 		return RootfsBuilt{}, err
 	}

@@ -5,6 +5,7 @@ import "time"
 // Headers of the API beyond the usual ones.
 const (
 	HeaderIdempotencyKey = "X-Idempotency-Key"   // repeated request: first answer again, for 24 h
+	HeaderFolder         = "X-Vers-Folder"       // [ours] digest of the folder that is sent; see docs/builds.md
 	HeaderImageConfig    = "X-Vers-Image-Config" // [ours] ImageConfig of an uploaded root file system, JSON in base64
 	HeaderShouldRetry    = "X-Should-Retry"      // "false": the answer is final
 	HeaderRequestID      = "X-Request-Id"        // [ours] names the request in the server's log

@@ -29,6 +29,13 @@ func (w *worker) build(ctx context.Context, b wire.Build) (*engine.Image, error)
 		return nil, err
 	}
 	log := &stepLog{w: w.conn.Writer(wire.Output)}
+	if image, err := w.recalled(ctx, b, log); image != nil || err != nil {
+		return image, err
+	}
+	images, err := w.store.Images()
+	if err != nil {
+		return nil, err
+	}
 	jobs := 1
 	options := define.BuildOptions{
 		ContainerSuffix: w.ID, ContextDirectory: contextDir, PullPolicy: pullPolicy(b.Pull), Isolation: define.IsolationOCI,
@@ -45,9 +52,13 @@ func (w *worker) build(ctx context.Context, b wire.Build) (*engine.Image, error)
 		os, arch, variant := splitPlatform(b.Platform)
 		options.Platforms = []struct{ OS, Arch, Variant string }{{os, arch, variant}}
 	}
+	before := names(images)
 	id, _, err := imagebuildah.BuildDockerfiles(ctx, w.store, options, path)
 	if err != nil {
 		return nil, buildError(err, log, text)
+	}
+	if err := w.remember(id, b, before, log); err != nil {
+		return nil, err
 	}
 	image, err := w.find(id)
 	if err != nil {

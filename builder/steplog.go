@@ -19,7 +19,11 @@ type stepLog struct {
 	stage, step int    // counted from 1; stage 0 is the only one
 	text        string
 	signal      int // that ended the last step; 0 none
+	// remote: a step may have added something that is not in the folder.
+	remote bool
 }
+
+const longestStep = 2048 // bytes of a step that are looked at, at least
 
 var announcement = regexp.MustCompile(`^(?:\[(\d+)/\d+\] )?STEP (\d+)(?:/\d+)?: (.*)$`)
 
@@ -27,7 +31,7 @@ func (l *stepLog) Write(p []byte) (int, error) {
 	rest := p
 	for {
 		before, after, ended := bytes.Cut(rest, []byte("\n"))
-		if len(l.line) < 4096 {
+		if len(l.line) < 2*longestStep {
 			l.line = append(l.line, before...)
 		}
 		if !ended {
@@ -37,6 +41,7 @@ func (l *stepLog) Write(p []byte) (int, error) {
 			l.stage, _ = strconv.Atoi(string(match[1]))
 			l.step, _ = strconv.Atoi(string(match[2]))
 			l.text, l.signal = string(match[3]), 0
+			l.remote = l.remote || addsRemote(l.text)
 		}
 		if name, ok := bytes.CutPrefix(l.line, []byte("container exited on ")); ok {
 			l.signal = signalNumber(string(name))
@@ -44,6 +49,14 @@ func (l *stepLog) Write(p []byte) (int, error) {
 		l.line, rest = l.line[:0], after
 	}
 	return l.w.Write(p)
+}
+
+// addsRemote recognises ADD of a URL or a repository, also one that a variable may stand for. Other instructions take
+// nothing from the network that their cache would notice.
+func addsRemote(step string) bool {
+	words := strings.Fields(step)
+	return len(words) > 0 && strings.EqualFold(words[0], command.Add) &&
+		(strings.ContainsAny(step, "$@\\") || strings.Contains(step, "://") || strings.Contains(step, "github.com/") || len(step) > longestStep)
 }
 
 // locate finds the last announced step in the Dockerfile. The step's own output could look like an announcement, so what

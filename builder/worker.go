@@ -131,6 +131,8 @@ func (w *worker) serve(ctx context.Context, request wire.Request) wire.Reply {
 	switch {
 	case request.Build != nil:
 		image, err = w.build(ctx, *request.Build)
+	case request.Recall != nil:
+		image, err = w.recall(ctx, *request.Recall)
 	case request.Resolve != nil:
 		image, err = w.resolve(ctx, *request.Resolve)
 	case request.Load != nil:

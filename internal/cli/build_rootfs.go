@@ -97,8 +97,13 @@ func (a *App) sendBuild(ctx context.Context, client *api.Client, o api.BuildOpti
 	ctx, cancel := limit(ctx, buildLimit, "upload and build")
 	defer cancel()
 	a.Streams.note("Archiving and uploading this folder as rootfs '%s'", o.Name)
+	folder := archive.Folder{Dir: a.Dir, Skip: projectFiles, Warn: a.warn}
+	var err error
+	if o.Folder, err = digestOfKnown(ctx, client, o.Name, folder); err != nil {
+		return api.RootfsBuilt{}, err
+	}
 	var built api.RootfsBuilt
-	err := a.sendFolder(ctx, archive.Folder{Dir: a.Dir, Skip: projectFiles, Warn: a.warn}, func(r io.Reader, stop func()) (err error) {
+	err = a.sendFolder(ctx, folder, func(r io.Reader, stop func()) (err error) {
 		built, err = client.BuildImage(ctx, o, r, func(text string) {
 			stop()
 			fmt.Fprint(a.Streams.Err, text)
@@ -106,6 +111,20 @@ func (a *App) sendBuild(ctx context.Context, client *api.Client, o api.BuildOpti
 		return err
 	})
 	return built, err
+}
+
+// digestOfKnown reads the folder if the server has an image of that name: it may have been built of the same, and nothing
+// need be sent then.
+func digestOfKnown(ctx context.Context, client *api.Client, name string, folder archive.Folder) (string, error) {
+	switch _, err := client.Image(ctx, name); {
+	case ctx.Err() != nil:
+		return "", context.Cause(ctx)
+	case err != nil && api.StatusOf(err) == 0:
+		return "", err
+	case err != nil:
+		return "", nil // there is none; or the build will say what is wrong
+	}
+	return folder.Digest(ctx)
 }
 
 // sendFolder has a folder sent as it is read, with progress until stop is called.

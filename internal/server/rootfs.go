@@ -89,6 +89,7 @@ type buildRootfsInput struct {
 	Target     string   `query:"target" doc:"[ours] Stage to build; default the last"`
 	NoCache    bool     `query:"no_cache" doc:"[ours] Run every step again"`
 	BuildArgs  []string `query:"build_arg,explode" doc:"[ours] KEY=VALUE for ARG, repeatable"`
+	Folder     string   `header:"X-Vers-Folder" doc:"[ours] Digest of the folder: if the same was built before, with the same arguments, the answer comes without the archive being read"`
 }
 
 func (s *Server) buildRootfs(ctx context.Context, in *buildRootfsInput) (*huma.StreamResponse, error) {
@@ -102,7 +103,7 @@ func (s *Server) buildRootfs(ctx context.Context, in *buildRootfsInput) (*huma.S
 	}
 	req := s.imageRequest(ctx, in.Name)
 	req.Replace = true
-	d := images.Dockerfile{Path: in.Dockerfile, Args: args, Target: in.Target, NoCache: in.NoCache}
+	d := images.Dockerfile{Path: in.Dockerfile, Args: args, Target: in.Target, NoCache: in.NoCache, Folder: in.Folder}
 	began := time.Now()
 	return s.receive(in.UploadInput, func(ctx context.Context, u *upload) {
 		req.Log, req.Began = u.log, u.begin

@@ -44,6 +44,15 @@ type Engine interface {
 	io.Closer
 }
 
+// Recaller is an engine that knows again what it has built.
+type Recaller interface {
+	// Recall gives the image that Build made of the same folder (Inputs; Context may be empty) in the same way: the newest
+	// one, only if its cache would lead Build to the same again, and without running or fetching anything. It is NotFound
+	// if nothing is known, if an image in the store has another name or a name another image since then, and if the build
+	// used files of the network. Build calls it first, unless NoCache is set.
+	Recall(ctx context.Context, b Build) (Image, error)
+}
+
 // Capabilities of an engine on this host. Of what is false, a request that asks for it (Heredocs, CacheMount, NoNetwork,
 // Limits) is refused with an error that says so, and the rest is in Notes. docs/builds.md has the same for people; the
 // engines' tests compare it.
@@ -81,7 +90,9 @@ type Build struct {
 	Pull       Pull
 	Network    Network
 	Limits     Limits
-	Log        io.Writer // output of the build and its steps, as it comes; may be nil
+	// Inputs is the digest of what is in Context, whatever its times; "" nobody knows it. See [Recaller].
+	Inputs string
+	Log    io.Writer // output of the build and its steps, as it comes; may be nil
 }
 
 // Pull says when an image is asked for at its registry.

@@ -144,11 +144,10 @@ func (r *rig) left() (names []string) {
 	return names
 }
 
+// nothingLeft waits for what is removed after an answer. A failure is told when nothing is left of it.
 func (r *rig) nothingLeft() {
 	r.t.Helper()
-	if names := r.left(); len(names) != 0 {
-		r.t.Errorf("left behind: %q", names)
-	}
+	machinetest.Await(r.t, "the end of what builds leave", func() bool { return len(r.left()) == 0 })
 	if n := r.engine.Running(); n != 0 {
 		r.t.Errorf("%d builds go on", n)
 	}
@@ -285,7 +284,9 @@ func TestFailures(t *testing.T) {
 			r.t, r.quota = t, c.quota
 			_, err := r.service.Build(r.ctx, r.request("app"), c.d, c.folder)
 			r.wantKind(err, c.kind, c.says)
-			r.nothingLeft()
+			if names := r.left(); len(names) != 0 {
+				t.Errorf("left behind: %q", names)
+			}
 			if _, err := r.Catalog.OwnImage(r.ctx, r.Acme.OrgID, "app"); !fault.Is(err, fault.NotFound) {
 				t.Errorf("an image appeared: %v", err)
 			}

@@ -152,19 +152,18 @@ func (m *making) end(ctx context.Context, err error) error {
 func (m *making) make(ctx context.Context, from source) (img catalog.Image, err error) {
 	select {
 	case m.s.slots <- struct{}{}:
-		defer func() { <-m.s.slots }()
 	case <-ctx.Done():
 		return img, context.Cause(ctx)
 	}
+	dir := filepath.Join(m.s.buildsDir(), m.job.ID)
+	defer func() { err = m.tidy(dir, err) }()
 	m.job.State = catalog.ImageBuilding
 	if err := m.s.Catalog.SetImageJob(ctx, m.job); err != nil {
 		return img, err
 	}
-	dir := filepath.Join(m.s.buildsDir(), m.job.ID)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return img, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	work := filepath.Join(dir, "work")
 	if err := os.Mkdir(work, 0o700); err != nil {
 		return img, err
@@ -186,6 +185,22 @@ func (m *making) make(ctx context.Context, from source) (img catalog.Image, err 
 		fmt.Fprintf(m.req.Log, "Warning: %s\n", w)
 	}
 	return m.publish(ctx, c, result, temp)
+}
+
+// tidy removes the folder of a making, and gives its slot to the next one. An image that is there need not wait for that:
+// a slow disk takes seconds to remove a folder of many files.
+func (m *making) tidy(dir string, err error) error {
+	if err != nil {
+		defer func() { <-m.s.slots }()
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	m.s.running.Go(func() {
+		defer func() { <-m.s.slots }()
+		if err := os.RemoveAll(dir); err != nil {
+			m.s.Logger.Warn("the folder of a build stays until versd starts again", "folder", dir, "error", err)
+		}
+	})
+	return nil
 }
 
 // layout is raised when equal trees of engines become other files: by what rootfs mends, or by the options below.

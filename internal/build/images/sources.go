@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"vers/internal/build/engine"
+	"vers/internal/build/inputs"
 	"vers/internal/catalog"
 	"vers/internal/fault"
 )
@@ -25,9 +26,13 @@ type Dockerfile struct {
 	Args    map[string]string
 	Target  string
 	NoCache bool
+	// Folder is the digest that the client has made of the folder with package inputs; "" it has made none.
+	Folder string
 }
 
-// Build makes an image of a folder, which comes as a tar archive (gzip or not) and is unpacked as it comes.
+// Build makes an image of a folder, which comes as a tar archive (gzip or not) and is unpacked as it comes. The archive is
+// not read at all if the client has told the folder's digest and the organisation's engine knows what became of it. What
+// is remembered is what came: a wrong digest leads a client to another image of its own organisation, and nobody else.
 func (s *Service) Build(ctx context.Context, req Request, d Dockerfile, folder io.Reader) (catalog.Image, error) {
 	if err := d.check(); err != nil {
 		return catalog.Image{}, err
@@ -37,12 +42,47 @@ func (s *Service) Build(ctx context.Context, req Request, d Dockerfile, folder i
 		return catalog.Image{}, err
 	}
 	return m.run(ctx, func(ctx context.Context, dir string, log io.Writer) (content, error) {
-		if err := s.unpack(ctx, folder, dir); err != nil {
+		known, ok, err := s.recall(ctx, req, d, log)
+		if err != nil {
+			return content{}, err
+		}
+		if ok {
+			m.req.Began()
+			fmt.Fprintf(log, "Nothing has changed since an earlier build of this folder\n")
+			return known, nil
+		}
+		digest, err := s.unpack(ctx, folder, dir)
+		if err != nil {
 			return content{}, err
 		}
 		m.req.Began()
+		d.Folder = digest
 		return s.build(ctx, req, d, dir, log)
 	})
+}
+
+// recall finds what the engine has made of the same folder.
+func (s *Service) recall(ctx context.Context, req Request, d Dockerfile, log io.Writer) (content, bool, error) {
+	if d.Folder == "" || d.NoCache {
+		return content{}, false, nil
+	}
+	eng, err := s.Engines.Engine(ctx, req.OrgID)
+	if err != nil {
+		return content{}, false, err
+	}
+	recaller, ok := eng.(engine.Recaller)
+	if !ok {
+		return content{}, false, nil
+	}
+	img, err := recaller.Recall(ctx, d.engineBuild("", log))
+	if fault.Is(err, fault.NotFound) {
+		return content{}, false, nil
+	}
+	return exported(eng, img, "dockerfile", d.Path), err == nil, err
+}
+
+func (d Dockerfile) engineBuild(dir string, log io.Writer) engine.Build {
+	return engine.Build{Context: dir, Dockerfile: d.Path, Args: d.Args, Target: d.Target, NoCache: d.NoCache, Inputs: d.Folder, Log: log}
 }
 
 func (d *Dockerfile) check() error {
@@ -54,6 +94,9 @@ func (d *Dockerfile) check() error {
 		return fault.Invalidf("Dockerfile %q is not below the folder that is built", d.Path)
 	}
 	d.Path = clean
+	if d.Folder != "" && !inputs.Valid(d.Folder) {
+		return fault.Invalidf("the folder's digest %.100q is not sha256: and 64 hexadecimal digits", d.Folder)
+	}
 	return nil
 }
 
@@ -73,7 +116,7 @@ func (s *Service) build(ctx context.Context, req Request, d Dockerfile, dir stri
 		return content{}, fault.Invalidf("Dockerfile '%s' not found in what was uploaded", d.Path)
 	}
 	fmt.Fprintf(log, "Building with the engine %s\n", eng.Name())
-	img, err := eng.Build(ctx, engine.Build{Context: dir, Dockerfile: d.Path, Args: d.Args, Target: d.Target, NoCache: d.NoCache, Log: log})
+	img, err := eng.Build(ctx, d.engineBuild(dir, log))
 	if err != nil {
 		return content{}, stepFault(err)
 	}
@@ -153,10 +196,11 @@ func (s *Service) Upload(ctx context.Context, req Request, config catalog.ImageC
 			return content{}, err
 		}
 		defer file.Close()
-		if err := s.unpack(ctx, file, folder); err != nil {
+		digest, err := s.unpack(ctx, file, folder)
+		if err != nil {
 			return content{}, err
 		}
-		return s.build(ctx, req, Dockerfile{Path: "Dockerfile"}, folder, log)
+		return s.build(ctx, req, Dockerfile{Path: "Dockerfile", Folder: digest}, folder, log)
 	})
 }
 

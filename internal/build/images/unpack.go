@@ -15,24 +15,33 @@ import (
 	"syscall"
 	"time"
 
+	"vers/internal/build/inputs"
 	"vers/internal/fault"
 )
 
 // unpack writes the folder of a build into dir as its archive comes. Names are resolved below dir whatever they and the
 // links in the archive say (os.Root); owners are ours, as in every folder that is built; the archive is read to its end.
-// It needs no more memory for a large archive than for a small one.
-func (s *Service) unpack(ctx context.Context, archive io.Reader, dir string) error {
+// It needs no more memory for a large archive than for a small one. digest is what package inputs makes of the entries.
+func (s *Service) unpack(ctx context.Context, archive io.Reader, dir string) (digest string, err error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer root.Close()
-	raw := reading{ctx, archive}
-	plain, err := decompressed(raw)
+	u := unpacker{root: root, bytes: s.Context.Bytes, entries: s.Context.Entries, tooMuch: s.tooMuch, folders: map[string]folder{},
+		sum: inputs.New(), buffer: make([]byte, 128<<10)}
+	defer u.leave()
+	if err := u.archive(ctx, archive); err != nil {
+		return "", err
+	}
+	return u.sum.String(), u.finish()
+}
+
+func (u *unpacker) archive(ctx context.Context, archive io.Reader) error {
+	plain, err := decompressed(reading{ctx, archive})
 	if err != nil {
 		return badArchive(ctx, err)
 	}
-	u := unpacker{root: root, bytes: s.Context.Bytes, entries: s.Context.Entries, tooMuch: s.tooMuch, folders: map[string]folder{}}
 	for tape := tar.NewReader(plain); ; {
 		entry, err := tape.Next()
 		if errors.Is(err, io.EOF) {
@@ -52,7 +61,7 @@ func (s *Service) unpack(ctx context.Context, archive io.Reader, dir string) err
 	if _, err := io.Copy(io.Discard, io.LimitReader(plain, 1<<20)); err != nil {
 		return badArchive(ctx, err)
 	}
-	return u.finish()
+	return nil
 }
 
 type unpacker struct {
@@ -60,6 +69,37 @@ type unpacker struct {
 	bytes, entries int64 // left
 	tooMuch        func() error
 	folders        map[string]folder // to be given their modes and times when nothing is put into them any more
+	sum            *inputs.Sum
+	buffer         []byte
+
+	// The folder of the last entry, open: that of the next one is mostly the same. What it has is removed only by way of
+	// it, so that it is never removed itself while it is open.
+	here     *os.Root
+	hereName string
+}
+
+// enter opens the folder of an entry, which is made if it is missing.
+func (u *unpacker) enter(dir string) error {
+	if u.here != nil && u.hereName == dir {
+		return nil
+	}
+	u.leave()
+	if err := u.root.MkdirAll(dir, 0o755); err != nil {
+		return outside(err)
+	}
+	here, err := u.root.OpenRoot(dir)
+	if err != nil {
+		return outside(err)
+	}
+	u.here, u.hereName = here, dir
+	return nil
+}
+
+func (u *unpacker) leave() {
+	if u.here != nil {
+		u.here.Close()
+		u.here = nil
+	}
 }
 
 type folder struct {
@@ -95,13 +135,17 @@ func (u *unpacker) entry(e *tar.Header, data io.Reader) error {
 	if name == "" {
 		return nil // the folder itself
 	}
-	if err := u.root.MkdirAll(path.Dir(name), 0o755); err != nil {
-		return outside(err)
+	if err := u.enter(path.Dir(name)); err != nil {
+		return err
 	}
+	if err := u.sum.WriteHeader(e); err != nil {
+		return err
+	}
+	base := path.Base(name)
 	mode := e.FileInfo().Mode() & (fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
 	switch e.Typeflag {
 	case tar.TypeDir:
-		if err := u.root.Mkdir(name, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := u.here.Mkdir(base, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return outside(err)
 		}
 		if _, known := u.folders[name]; known || len(u.folders) < foldersKept {
@@ -114,14 +158,14 @@ func (u *unpacker) entry(e *tar.Header, data io.Reader) error {
 			return u.tooMuch()
 		}
 		u.bytes -= e.Size
-		return u.file(name, mode, e.ModTime, data)
+		return u.file(base, mode, e.ModTime, data)
 	case tar.TypeSymlink:
-		if err := u.clear(name); err != nil {
+		if err := u.clear(base); err != nil {
 			return err
 		}
-		return outside(u.root.Symlink(e.Linkname, name))
+		return outside(u.here.Symlink(e.Linkname, base))
 	case tar.TypeLink:
-		if err := u.clear(name); err != nil {
+		if err := u.clear(base); err != nil {
 			return err
 		}
 		return outside(u.root.Link(path.Clean("/" + e.Linkname)[1:], name))
@@ -131,29 +175,33 @@ func (u *unpacker) entry(e *tar.Header, data io.Reader) error {
 	return fault.Invalidf("it is neither a file, a folder nor a link: nothing else can be built from")
 }
 
-// clear removes what an earlier entry left under a name; a folder with something in it stays and is an error.
-func (u *unpacker) clear(name string) error {
-	if err := u.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// clear removes what an earlier entry left under a name here; a folder with something in it stays and is an error.
+func (u *unpacker) clear(base string) error {
+	if err := u.here.Remove(base); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return outside(err)
 	}
 	return nil
 }
 
-func (u *unpacker) file(name string, mode fs.FileMode, at time.Time, data io.Reader) error {
-	if err := u.clear(name); err != nil {
-		return err
+func (u *unpacker) file(base string, mode fs.FileMode, at time.Time, data io.Reader) error {
+	const flags = os.O_CREATE | os.O_EXCL | os.O_WRONLY
+	f, err := u.here.OpenFile(base, flags, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		if err := u.clear(base); err != nil {
+			return err
+		}
+		f, err = u.here.OpenFile(base, flags, 0o600)
 	}
-	f, err := u.root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return outside(err)
 	}
-	if _, err := io.Copy(f, data); err != nil {
+	if _, err := io.CopyBuffer(io.MultiWriter(f, u.sum), struct{ io.Reader }{data}, u.buffer); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	if err := errors.Join(f.Chmod(mode), f.Close()); err != nil {
 		return err
 	}
-	return u.root.Chtimes(name, at, at)
+	return u.here.Chtimes(base, at, at)
 }
 
 // contradictions are what names and links of an archive do to each other, and what no file system takes.

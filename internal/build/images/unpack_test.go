@@ -52,7 +52,7 @@ func TestUnpack(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	if err := unpacker(100, 100).Unpack(t.Context(), &b, dir); err != nil {
+	if _, err := unpacker(100, 100).Unpack(t.Context(), &b, dir); err != nil {
 		t.Fatal(err)
 	}
 	for name, mode := range map[string]fs.FileMode{
@@ -106,7 +106,7 @@ func TestUnpackHostile(t *testing.T) {
 			if err := os.MkdirAll(dir, 0o700); err != nil {
 				t.Fatal(err)
 			}
-			err := unpacker(100, 100).Unpack(t.Context(), archive(t, entries...), dir)
+			_, err := unpacker(100, 100).Unpack(t.Context(), archive(t, entries...), dir)
 			if err != nil && fault.KindOf(err) == fault.Internal {
 				t.Errorf("no fault of the sender: %v", err)
 			}
@@ -139,7 +139,7 @@ func TestUnpackLimits(t *testing.T) {
 		"bytes":   {[]entry{{name: "a", text: "123456"}, {name: "b", text: "123456"}}, fault.Exhausted},
 		"entries": {many, fault.Exhausted},
 	} {
-		if err := unpacker(10, 10).Unpack(t.Context(), archive(t, c.entries...), t.TempDir()); !fault.Is(err, c.kind) {
+		if _, err := unpacker(10, 10).Unpack(t.Context(), archive(t, c.entries...), t.TempDir()); !fault.Is(err, c.kind) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -167,7 +167,7 @@ func TestUnpackMemory(t *testing.T) {
 	}()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	if err := unpacker(2*size, 10).Unpack(t.Context(), r, t.TempDir()); err != nil {
+	if _, err := unpacker(2*size, 10).Unpack(t.Context(), r, t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
 	runtime.ReadMemStats(&after)
@@ -187,7 +187,7 @@ func FuzzUnpack(f *testing.F) {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		err := unpacker(1<<20, 1000).Unpack(context.Background(), bytes.NewReader(data), dir)
+		_, err := unpacker(1<<20, 1000).Unpack(context.Background(), bytes.NewReader(data), dir)
 		if fault.Is(err, fault.Internal) && !errors.Is(err, fs.ErrInvalid) {
 			t.Logf("not the sender's fault: %v", err)
 		}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"vers/internal/build/inputs"
 	"vers/internal/fault"
 )
 
@@ -40,6 +41,20 @@ func (f Folder) Write(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	return archive.Close()
+}
+
+// Digest is what package inputs makes of the archive, without writing it.
+func (f Folder) Digest(ctx context.Context) (string, error) {
+	f.Warn = nil // Write says it
+	sum := inputs.New()
+	err := f.walk(ctx, func(path, name string, info fs.FileInfo) error { return f.add(sum, path, name, info) })
+	return sum.String(), err
+}
+
+// entries takes what is archived.
+type entries interface {
+	io.Writer
+	WriteHeader(h *tar.Header) error
 }
 
 func (f Folder) walk(ctx context.Context, do func(path, name string, info fs.FileInfo) error) error {
@@ -78,7 +93,7 @@ func (f Folder) walk(ctx context.Context, do func(path, name string, info fs.Fil
 	})
 }
 
-func (f Folder) add(archive *tar.Writer, path, name string, info fs.FileInfo) error {
+func (f Folder) add(archive entries, path, name string, info fs.FileInfo) error {
 	link := ""
 	switch {
 	case info.Mode().IsRegular(), info.IsDir():

@@ -51,7 +51,10 @@ type Engine struct {
 	o Options
 }
 
-var _ engine.Engine = (*Engine)(nil)
+var (
+	_ engine.Engine   = (*Engine)(nil)
+	_ engine.Recaller = (*Engine)(nil)
+)
 
 // New finds vers-builder. Nothing is started; Capabilities tells whether it works here.
 func New(o Options) (*Engine, error) {
@@ -144,10 +147,17 @@ func (e *Engine) Build(ctx context.Context, b engine.Build) (engine.Image, error
 		start.Network = b.Network
 	}
 	bound(&start, b.Limits)
-	request := wire.Request{Build: &wire.Build{
-		Dockerfile: b.Dockerfile, Args: b.Args, Target: b.Target, Platform: b.Platform, NoCache: b.NoCache, Pull: b.Pull,
-	}}
-	return e.image(ctx, start, request, nil, sink{output: b.Log})
+	return e.image(ctx, start, wire.Request{Build: packed(b)}, nil, sink{output: b.Log})
+}
+
+// Recall finds what an earlier Build made.
+func (e *Engine) Recall(ctx context.Context, b engine.Build) (engine.Image, error) {
+	return e.image(ctx, e.quiet(), wire.Request{Recall: packed(b)}, nil, sink{})
+}
+
+func packed(b engine.Build) *wire.Build {
+	return &wire.Build{Dockerfile: b.Dockerfile, Args: b.Args, Target: b.Target, Platform: b.Platform, NoCache: b.NoCache, Pull: b.Pull,
+		Network: b.Network, Inputs: b.Inputs}
 }
 
 // Resolve finds or pulls an image.

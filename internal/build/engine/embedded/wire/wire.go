@@ -20,7 +20,7 @@ import (
 )
 
 // Version of everything in this package. A builder refuses another one.
-const Version = 1
+const Version = 2
 
 // Start says in what surroundings the worker runs.
 type Start struct {
@@ -79,6 +79,7 @@ type Host struct {
 // Request is one thing to do. Exactly one field is set.
 type Request struct {
 	Build   *Build            `json:",omitempty"`
+	Recall  *Build            `json:",omitempty"`
 	Resolve *engine.Reference `json:",omitempty"`
 	Load    *Load             `json:",omitempty"` // its tar archive follows
 	Export  *engine.Image     `json:",omitempty"` // a tar archive precedes the reply
@@ -104,6 +105,8 @@ type Build struct {
 	Platform   string
 	NoCache    bool
 	Pull       engine.Pull
+	Network    engine.Network // of the steps, as in Start
+	Inputs     string
 }
 
 // Load names the image that the archive becomes.
