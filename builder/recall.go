@@ -39,6 +39,9 @@ func key(b wire.Build) string {
 	if b.Network == "" {
 		b.Network = engine.NetworkDefault
 	}
+	if b.Pull == "" {
+		b.Pull = engine.PullMissing
+	}
 	b.NoCache = false
 	data, _ := json.Marshal(struct { // of strings: it cannot fail
 		Layout  int

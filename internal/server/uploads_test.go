@@ -11,9 +11,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"vers/api"
+	"vers/internal/build/inputs"
 	"vers/internal/machine/machinetest"
 	"vers/test/rig"
 )
@@ -153,15 +155,15 @@ func TestClientLeaves(t *testing.T) {
 	}
 }
 
-// counting counts what was read of it.
+// counting counts what was read of it, which may go on after the answer.
 type counting struct {
 	io.Reader
-	n int64
+	n atomic.Int64
 }
 
 func (c *counting) Read(p []byte) (int, error) {
 	n, err := c.Reader.Read(p)
-	c.n += int64(n)
+	c.n.Add(int64(n))
 	return n, err
 }
 
@@ -174,8 +176,8 @@ func TestRefusedUpload(t *testing.T) {
 	const size = 1 << 30
 	body := &counting{Reader: folder("FROM base:1\n", large(size))}
 	_, err := client.BuildImage(t.Context(), api.BuildOptions{Name: "default"}, body, nil)
-	if api.StatusOf(err) != http.StatusBadRequest || !strings.Contains(err.Error(), "protected") || body.n > 1<<16 {
-		t.Errorf("%v after %d bytes", err, body.n)
+	if api.StatusOf(err) != http.StatusBadRequest || !strings.Contains(err.Error(), "protected") || body.n.Load() > 1<<16 {
+		t.Errorf("%v after %d bytes", err, body.n.Load())
 	}
 	body = &counting{Reader: folder("FROM base:1\n", func(w *tar.Writer) error {
 		if err := w.WriteHeader(&tar.Header{Name: "null", Typeflag: tar.TypeChar, Mode: 0o644}); err != nil {
@@ -184,8 +186,46 @@ func TestRefusedUpload(t *testing.T) {
 		return large(size)(w)
 	})}
 	_, err = client.BuildImage(t.Context(), api.BuildOptions{Name: "app"}, body, nil)
-	if api.StatusOf(err) != http.StatusBadRequest || !strings.Contains(err.Error(), "null") || body.n > size/2 {
-		t.Errorf("%v after %d bytes", err, body.n)
+	if api.StatusOf(err) != http.StatusBadRequest || !strings.Contains(err.Error(), "null") || body.n.Load() > size/2 {
+		t.Errorf("%v after %d bytes", err, body.n.Load())
+	}
+	nothingLeft(t, s)
+}
+
+// A folder that was built before is not sent; one of which that was only said is.
+func TestKnownFolder(t *testing.T) {
+	t.Parallel()
+	s := rig.New(t)
+	client := connect(t, s)
+	const dockerfile = "FROM base:1\nRUN echo one\n"
+	const size = 64 << 20
+	sum := inputs.New()
+	for tape := tar.NewReader(folder(dockerfile, large(size))); ; {
+		h, err := tape.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err == nil {
+			err = sum.WriteHeader(h)
+		}
+		if err == nil {
+			_, err = io.Copy(sum, tape)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, sends := range []bool{true, false, false} {
+		body := &counting{Reader: folder(dockerfile, large(size))}
+		var log strings.Builder
+		built, err := client.BuildImage(t.Context(), api.BuildOptions{Name: "app", Folder: sum.String()}, body, func(text string) { log.WriteString(text) })
+		if err != nil || built.Image.ImageName != "app" || (body.n.Load() > size) != sends || body.n.Load() > 1<<16 && !sends || strings.Contains(log.String(), "STEP") != sends {
+			t.Errorf("build %d: %+v, %v, %d bytes sent, log %s", i, built, err, body.n.Load(), log.String())
+		}
+	}
+	_, err := client.BuildImage(t.Context(), api.BuildOptions{Name: "app", Folder: "mine"}, folder(dockerfile, nil), nil)
+	if api.StatusOf(err) != http.StatusBadRequest || !strings.Contains(err.Error(), "hexadecimal") {
+		t.Error(err)
 	}
 	nothingLeft(t, s)
 }

@@ -46,10 +46,10 @@ type Engine interface {
 
 // Recaller is an engine that knows again what it has built.
 type Recaller interface {
-	// Recall gives the image that Build made of the same folder (Inputs; Context may be empty) in the same way: the newest
-	// one, only if its cache would lead Build to the same again, and without running or fetching anything. It is NotFound
-	// if nothing is known, if an image in the store has another name or a name another image since then, and if the build
-	// used files of the network. Build calls it first, unless NoCache is set.
+	// Recall gives the newest image that Build made of the same folder (Inputs; Context may be empty) in the same way,
+	// without running or fetching anything. It is NotFound if nothing is known, if a name in the store stands for another
+	// image since then, if a step added something that is not in the folder, and with PullAlways. Build gives the same,
+	// unless NoCache is set.
 	Recall(ctx context.Context, b Build) (Image, error)
 }
 

@@ -34,6 +34,7 @@ type rig struct {
 	t       *testing.T
 	ctx     context.Context
 	engine  *fake.Engine
+	engines images.Engines // nil: engine is everybody's
 	service *images.Service
 	options images.Options
 	quota   *int64 // MiB
@@ -63,7 +64,10 @@ func (r *rig) must(err error) {
 func (r *rig) open() {
 	r.t.Helper()
 	o := r.options
-	o.DataDir, o.Catalog, o.Commits, o.Engines, o.Logger = r.Dir, r.Catalog, r.Commits, one{r.engine}, slog.New(slog.DiscardHandler)
+	o.DataDir, o.Catalog, o.Commits, o.Engines, o.Logger = r.Dir, r.Catalog, r.Commits, r.engines, slog.New(slog.DiscardHandler)
+	if o.Engines == nil {
+		o.Engines = one{r.engine}
+	}
 	o.Reserve = r.Manager.ReserveStorage
 	if o.Write == nil {
 		o.Write = writeAll

@@ -47,8 +47,31 @@ func (f Folder) Write(ctx context.Context, w io.Writer) error {
 func (f Folder) Digest(ctx context.Context) (string, error) {
 	f.Warn = nil // Write says it
 	sum := inputs.New()
-	err := f.walk(ctx, func(path, name string, info fs.FileInfo) error { return f.add(sum, path, name, info) })
-	return sum.String(), err
+	err := f.walk(ctx, func(path, name string, info fs.FileInfo) error { return f.add(digester{sum, ctx}, path, name, info) })
+	if err != nil {
+		return "", err
+	}
+	return sum.String(), nil
+}
+
+// digester ends in the middle of a file when its context does.
+type digester struct {
+	*inputs.Sum
+	ctx context.Context
+}
+
+func (d digester) ReadFrom(r io.Reader) (int64, error) { return d.Sum.ReadFrom(reader{r, d.ctx}) }
+
+type reader struct {
+	io.Reader
+	ctx context.Context
+}
+
+func (r reader) Read(p []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
+	}
+	return r.Reader.Read(p)
 }
 
 // entries takes what is archived.

@@ -15,9 +15,11 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"vers/internal/build/inputs"
 	"vers/internal/cli/archive"
 	"vers/internal/fault"
 )
@@ -54,6 +56,22 @@ func TestWrite(t *testing.T) {
 		Warn: func(format string, args ...any) { warnings = append(warnings, fmt.Sprintf(format, args...)) }}
 	var b bytes.Buffer
 	must(t, f.Write(t.Context(), &b))
+	said := len(warnings)
+	digest, err := f.Digest(t.Context())
+	must(t, err)
+	sum := inputs.New()
+	for tape := tar.NewReader(bytes.NewReader(b.Bytes())); ; {
+		h, err := tape.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		must(t, errors.Join(err, sum.WriteHeader(h)))
+		_, err = io.Copy(sum, tape)
+		must(t, err)
+	}
+	if digest != sum.String() || len(warnings) != said {
+		t.Errorf("digest %s, of the archive %s; warnings %q", digest, sum, warnings)
+	}
 	got := map[string]string{}
 	for tape := tar.NewReader(&b); ; {
 		h, err := tape.Next()
@@ -127,6 +145,17 @@ func TestCancelled(t *testing.T) {
 	if err := (archive.Folder{Dir: dir}).Write(ctx, io.Discard); !errors.Is(err, left) {
 		t.Error(err)
 	}
+	if _, err := (archive.Folder{Dir: dir}).Digest(ctx); !errors.Is(err, left) {
+		t.Error(err)
+	}
+	// In the middle of a file that never ends.
+	write(t, filepath.Join(dir, "large"), "", 0o644)
+	must(t, os.Truncate(filepath.Join(dir, "large"), 1<<40))
+	ctx, cancelLater := context.WithCancelCause(t.Context())
+	time.AfterFunc(10*time.Millisecond, func() { cancelLater(left) })
+	if _, err := (archive.Folder{Dir: dir}).Digest(ctx); !errors.Is(err, left) {
+		t.Error(err)
+	}
 }
 
 // A large folder needs no more memory than a small one.
@@ -138,6 +167,8 @@ func TestMemory(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	must(t, archive.Folder{Dir: dir}.Write(t.Context(), struct{ io.Writer }{io.Discard}))
+	_, err := archive.Folder{Dir: dir}.Digest(t.Context())
+	must(t, err)
 	runtime.ReadMemStats(&after)
 	if all := after.TotalAlloc - before.TotalAlloc; all > 2<<20 {
 		t.Errorf("%d KiB were allocated in all for %d MiB", all>>10, size>>20)

@@ -69,6 +69,7 @@ func Run(t *testing.T, o Options) {
 		{"Language", s.language},
 		{"Files", s.files},
 		{"Cache", s.cache},
+		{"Recall", s.recall},
 		{"Failures", s.failures},
 		{"Cancel", s.cancel},
 		{"Memory", s.memory},

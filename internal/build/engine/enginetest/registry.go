@@ -37,12 +37,12 @@ func serveRegistry(t *testing.T) (address string) {
 	})}
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(func() { _ = server.Close() })
-	push(t, "http://"+listener.Addr().String(), "private/app", "1", Base(t))
+	Push(t, "http://"+listener.Addr().String(), "private/app", "1", Base(t))
 	return listener.Addr().String()
 }
 
-// push puts an image of one layer into a registry.
-func push(t *testing.T, url, name, tag string, layer []byte) {
+// Push puts an image of one layer into a registry.
+func Push(t *testing.T, url, name, tag string, layer []byte) {
 	t.Helper()
 	digest := func(data []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(data)) }
 	send := func(method, path, kind string, data []byte) {

@@ -33,6 +33,7 @@ type Engine struct {
 	mu     sync.Mutex
 	images map[string]image // by name and by id
 	hook   func(ctx context.Context, step string) error
+	built  map[string]string // ids of images, by what they were built from
 	builds int
 	sweeps int
 }
@@ -51,7 +52,7 @@ type file struct {
 func New() *Engine {
 	base := image{files: map[string]file{"etc/os-release": {tar.Header{Name: "etc/os-release", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("ID=fake\n")}},
 		config: engine.Config{Env: []string{"PATH=" + defaultPath}}}
-	return &Engine{images: map[string]image{"base:1": base}}
+	return &Engine{images: map[string]image{"base:1": base}, built: map[string]string{}}
 }
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -118,12 +119,15 @@ func (e *Engine) Build(ctx context.Context, b engine.Build) (engine.Image, error
 		defer e.mu.Unlock()
 		e.builds--
 	}()
+	if b.Log == nil {
+		b.Log = io.Discard
+	}
+	if known, err := e.Recall(ctx, b); err == nil && !b.NoCache {
+		return known, nil
+	}
 	text, err := os.ReadFile(filepath.Join(b.Context, b.Dockerfile))
 	if err != nil {
 		return engine.Image{}, err
-	}
-	if b.Log == nil {
-		b.Log = io.Discard
 	}
 	now := image{files: map[string]file{}}
 	for i, line := range strings.Split(string(text), "\n") {
@@ -142,7 +146,41 @@ func (e *Engine) Build(ctx context.Context, b engine.Build) (engine.Image, error
 			return engine.Image{}, err
 		}
 	}
-	return e.keep(now), nil
+	kept := e.keep(now)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.built[e.key(b)] = kept.ID
+	return kept, nil
+}
+
+// key is all that a build depends on: its folder, its options, and what names stand for.
+func (e *Engine) key(b engine.Build) string {
+	key := fmt.Sprintf("%s %s %v %s\n", b.Inputs, b.Dockerfile, b.Args, b.Target)
+	for _, name := range slices.Sorted(maps.Keys(e.images)) {
+		if !strings.HasPrefix(name, "sha256:") {
+			key += name + " " + digest(e.images[name]) + "\n"
+		}
+	}
+	return key
+}
+
+// Recall implements engine.Recaller.
+func (e *Engine) Recall(_ context.Context, b engine.Build) (engine.Image, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	id, ok := e.built[e.key(b)]
+	found, here := e.images[id]
+	if b.Inputs == "" || !ok || !here {
+		return engine.Image{}, fault.NotFoundf("this has not been built before")
+	}
+	return engine.Image{ID: id, Digest: id, Config: found.config}, nil
+}
+
+// Forget removes what was built, as somebody who tidies up an engine's store does.
+func (e *Engine) Forget() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	maps.DeleteFunc(e.images, func(name string, _ image) bool { return strings.HasPrefix(name, "sha256:") })
 }
 
 func (e *Engine) step(ctx context.Context, b engine.Build, now image, line string, number int) (image, error) {
@@ -273,16 +311,20 @@ func (e *Engine) find(name string) (image, error) {
 
 // keep stores an image under the digest of what it is.
 func (e *Engine) keep(i image) engine.Image {
+	id := digest(i)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.images[id] = i
+	return engine.Image{ID: id, Digest: id, Config: i.config}
+}
+
+func digest(i image) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%v\n", i.config)
 	for _, name := range slices.Sorted(maps.Keys(i.files)) {
 		fmt.Fprintf(h, "%s %o %s %x\n", name, i.files[name].header.Mode, i.files[name].header.Linkname, sha256.Sum256(i.files[name].data))
 	}
-	id := fmt.Sprintf("sha256:%x", h.Sum(nil))
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.images[id] = i
-	return engine.Image{ID: id, Digest: id, Config: i.config}
+	return fmt.Sprintf("sha256:%x", h.Sum(nil))
 }
 
 // Resolve implements engine.Engine: there is no registry.
