@@ -212,6 +212,9 @@ func (m *making) unchanged(ctx context.Context, c *content) (catalog.Image, erro
 		return catalog.Image{}, nil
 	}
 	c.origin = fmt.Sprintf("%s layout %d free %d size %d", c.origin, layout, m.req.FreeMiB, m.req.SizeMiB)
+	if len(m.req.Keep) > 0 {
+		c.origin += fmt.Sprintf(" keep %q", m.req.Keep)
+	}
 	before, err := m.s.Catalog.OwnImage(ctx, m.req.OrgID, m.req.Name)
 	if fault.Is(err, fault.NotFound) {
 		return catalog.Image{}, nil

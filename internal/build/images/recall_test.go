@@ -125,6 +125,13 @@ func TestKnownFolder(t *testing.T) {
 	}
 	req.SizeMiB = 0
 	first = build("its old size", false, false)
+	req.Keep = []string{"/etc/hosts"}
+	before := first
+	if kept := build("with a file of its own", false, false); kept.Origin == before.Origin {
+		t.Errorf("an image with another /etc/hosts passes for the same: %+v", kept)
+	}
+	req.Keep = nil
+	first = build("as before", false, false)
 
 	_, err := r.service.Delete(r.ctx, r.Acme.OrgID, "app")
 	r.must(err)

@@ -47,7 +47,9 @@ func (s *suite) documented(t *testing.T) {
 	}
 	c := s.capabilities
 	cells, gaps := readDocument(t, string(text), map[string]string{engine.Embedded: "embedded", engine.Docker: "Docker", engine.Podman: "Podman"}[c.Engine])
+	_, recalls := s.Engine.(engine.Recaller)
 	for row, has := range map[string]bool{
+		"an unchanged folder is known by its digest": recalls,
 		"here-documents": c.Heredocs, "`RUN --mount=type=cache`": c.CacheMount, "file capabilities through `COPY --from`": c.FileCapabilities,
 		"images and cached steps of each organisation by themselves": c.OwnImages, "steps without network": c.NoNetwork,
 		"steps reach what `[egress]` permits, nothing else": c.Egress, "a cancelled step ends at once": c.Cancel,
