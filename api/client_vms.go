@@ -43,6 +43,7 @@ func (c *Client) FromCommit(ctx context.Context, req FromCommitRequest) (NewVM, 
 type BranchOptions struct {
 	Count      int  // how many children; 0 means 1
 	KeepPaused bool // leave the source VM paused; only for VMs
+	Network    NetworkOptions
 }
 
 func (o BranchOptions) query() url.Values {
@@ -69,6 +70,9 @@ func (c *Client) BranchTag(ctx context.Context, tag string, o BranchOptions) (Ne
 func (c *Client) branch(ctx context.Context, o BranchOptions, path ...string) (NewVMs, error) {
 	var out NewVMs
 	r := call{method: http.MethodPost, path: append([]string{"vm"}, path...), query: o.query()}
+	if !o.Network.IsZero() {
+		r.body = BranchRequest{o.Network}
+	}
 	return out, c.do(ctx, r, &out)
 }
 

@@ -68,6 +68,9 @@ type VMMetadata struct {
 	Labels     map[string]string `json:"labels" doc:"[ours]"`
 	Reason     string            `json:"reason,omitempty" doc:"[ours] Why the VM is dead"`
 	Image      *ImageConfig      `json:"image,omitempty" doc:"[ours] What the image says about its processes"`
+	Egress     string            `json:"egress,omitempty" doc:"[ours] The VM's own egress policy; missing: that of the organisation"`
+	Internal   bool              `json:"internal,omitempty" doc:"[ours] Whether it takes part in the organisation's internal network"`
+	Traffic    *Traffic          `json:"traffic,omitempty" doc:"[ours]"`
 	MainExecID *string           `json:"main_exec_id,omitempty" nullable:"true" format:"uuid" doc:"[ours] Command that is the image's own process, if it was started"`
 }
 
@@ -86,14 +89,16 @@ type NewRootRequest struct {
 	VMConfig VMConfig          `json:"vm_config"`
 	Env      map[string]string `json:"env,omitempty" nullable:"true" doc:"[ours] Variables for /etc/environment of this VM"`
 	Cold     bool              `json:"cold,omitempty" doc:"[ours] Really boot, do not restore the state kept from an earlier boot"`
-	Start    bool              `json:"start,omitempty" doc:"[ours] Start the image's own command (ENTRYPOINT, CMD) when the VM has booted; its output is in the VM's logs"`
+	NetworkOptions
+	Start bool `json:"start,omitempty" doc:"[ours] Start the image's own command (ENTRYPOINT, CMD) when the VM has booted; its output is in the VM's logs"`
 }
 
-// FromCommitRequest is the body of POST /vm/from_commit: exactly one field.
+// FromCommitRequest is the body of POST /vm/from_commit: exactly one of the first three fields.
 type FromCommitRequest struct {
 	CommitID *string `json:"commit_id,omitempty" nullable:"true" doc:"Commit to restore"`
 	TagName  *string `json:"tag_name,omitempty" nullable:"true" doc:"Plain tag of the organisation"`
 	Ref      *string `json:"ref,omitempty" nullable:"true" doc:"repo:tag of the own organisation"`
+	NetworkOptions
 }
 
 // NewVM is the answer of the calls that make one VM.

@@ -114,7 +114,7 @@ func benchRestore(ctx context.Context, l *lab, r *report, params map[string]stri
 	var resumed, answers, returned, first, private, pss samples
 	for range n {
 		tctx, m := watched(ctx)
-		vm, err := l.m.Restore(tctx, l.caller, commit)
+		vm, err := l.m.Restore(tctx, l.caller, commit, machine.NetworkRequest{})
 		if err != nil {
 			return err
 		}
@@ -132,7 +132,7 @@ func benchRestore(ctx context.Context, l *lab, r *report, params map[string]stri
 	// What an idle clone has for itself: looked at without a command in it. Several, since what they share is divided by
 	// their number.
 	const clones = 5
-	vms, err := l.m.BranchCommit(ctx, l.caller, commit, clones)
+	vms, err := l.m.BranchCommit(ctx, l.caller, commit, clones, machine.NetworkRequest{})
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func benchRestore(ctx context.Context, l *lab, r *report, params map[string]stri
 
 // benchBranch: live branch, N=1, of a clone that has dirtied 4 MB, the design's figure.
 func benchBranch(ctx context.Context, l *lab, r *report, params map[string]string, commit string, own ownMeans, n int) error {
-	source, err := l.m.Restore(ctx, l.caller, commit)
+	source, err := l.m.Restore(ctx, l.caller, commit, machine.NetworkRequest{})
 	if err != nil {
 		return err
 	}
@@ -242,7 +242,7 @@ func benchDepth(ctx context.Context, l *lab, r *report, depth, n int) error {
 		if err := l.m.Delete(ctx, l.caller, vm.ID, false); err != nil {
 			return err
 		}
-		if vm, err = l.m.Restore(ctx, l.caller, c.ID); err != nil {
+		if vm, err = l.m.Restore(ctx, l.caller, c.ID, machine.NetworkRequest{}); err != nil {
 			return err
 		}
 	}
@@ -250,7 +250,7 @@ func benchDepth(ctx context.Context, l *lab, r *report, depth, n int) error {
 	for range n { // in turns, so that both see the same machine
 		for _, id := range []string{shallow.ID, deep.ID} {
 			tctx, m := watched(ctx)
-			vm, err := l.m.Restore(tctx, l.caller, id)
+			vm, err := l.m.Restore(tctx, l.caller, id, machine.NetworkRequest{})
 			if err != nil {
 				return err
 			}

@@ -8,11 +8,13 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"vers/internal/build/engine/embedded/wire"
+	"vers/internal/egress"
 	"vers/internal/fault"
 	"vers/internal/netstack"
 )
@@ -68,7 +70,7 @@ type network struct {
 
 // newNetwork makes one. Registries are reached beyond the policy; those on the host's loopback, which is another one in
 // the namespace, through forwarders there.
-func newNetwork(dir string, egress wire.Egress, registries []string) (_ *network, err error) {
+func newNetwork(dir string, may wire.Egress, registries []string) (_ *network, err error) {
 	n := &network{}
 	defer func() {
 		if err != nil {
@@ -79,14 +81,18 @@ func newNetwork(dir string, egress wire.Egress, registries []string) (_ *network
 	if err != nil {
 		return nil, err
 	}
-	policy, err := netstack.ParsePolicy(egress.Mode, append(append([]string{}, egress.Allow...), allowed...), egress.Deny)
+	policy, err := egress.New(may.Mode, append(append([]string{}, may.Allow...), allowed...), may.Deny)
+	if err != nil {
+		return nil, err
+	}
+	levels, err := levelsOf(policy, may.Organisation, allowed)
 	if err != nil {
 		return nil, err
 	}
 	if n.space, err = newNamespace(); err != nil {
 		return nil, err
 	}
-	if n.stack, err = netstack.New(context.Background(), netstack.Config{Dir: dir, Policy: policy}); err != nil {
+	if n.stack, err = netstack.New(context.Background(), netstack.Config{Dir: dir, Egress: levels}); err != nil {
 		return nil, err
 	}
 	n.space.do(func() { n.tap, err = netstack.NewTap(dir) })
@@ -103,6 +109,20 @@ func newNetwork(dir string, egress wire.Egress, registries []string) (_ *network
 		n.conns.Go(func() { n.forward(listener, registry) })
 	}
 	return n, nil
+}
+
+// levelsOf puts the organisation's policy, which may be nil, under the server's. Registries are reached beyond both.
+func levelsOf(server egress.Policy, organisation *egress.Policy, registries []string) (egress.Levels, error) {
+	if organisation == nil {
+		return egress.Stack(server, nil, nil), nil
+	}
+	reached, err := egress.New("", registries, nil)
+	if err != nil {
+		return nil, err
+	}
+	own := *organisation
+	own.Allow = slices.Concat(own.Allow, reached.Allow)
+	return egress.Stack(server, &own, nil), nil
 }
 
 // sortRegistries tells registries on the host's loopback from others, and makes rules for those.

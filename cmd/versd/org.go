@@ -13,7 +13,7 @@ import (
 
 func orgCommand(o *options) *cobra.Command {
 	return group("org", "Organisations: who shares VMs, commits and repositories",
-		orgCreateCommand(o), orgListCommand(o), orgDeleteCommand(o), orgQuotaCommand(o))
+		orgCreateCommand(o), orgListCommand(o), orgDeleteCommand(o), orgQuotaCommand(o), orgEgressCommand(o))
 }
 
 // orgJSON is an organisation in JSON output.

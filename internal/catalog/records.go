@@ -3,6 +3,8 @@ package catalog
 import (
 	"encoding/json"
 	"time"
+
+	"vers/internal/egress"
 )
 
 // VM is one row of the table vms.
@@ -39,6 +41,9 @@ type VMConfig struct {
 	Image      *ImageConfig `json:"image,omitempty"`      // nil: it says nothing
 	MainExec   string       `json:"main_exec,omitempty"`  // id of the command that is the image's own process; "" it was not started
 	StartMain  bool         `json:"start_main,omitempty"` // to be started when the VM has booted
+
+	Egress   *egress.Policy `json:"egress,omitempty"`   // the VM's own policy; nil: that of its organisation
+	Internal bool           `json:"internal,omitempty"` // reaches other VMs of its organisation, and is reached by them
 }
 
 // Commit is one row of the table commits.

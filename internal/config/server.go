@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"vers/internal/egress"
 )
 
 // Server is the configuration of versd (dist/versd.toml shows every key with its meaning).
@@ -72,9 +74,27 @@ type ShellAuth struct {
 
 // Egress is what guests may reach (docs/network.md).
 type Egress struct {
-	Mode  string   `toml:"mode"`  // "internet" or "none"
-	Allow []string `toml:"allow"` // addresses or networks, optionally with :port, that are allowed beyond the mode
-	Deny  []string `toml:"deny"`
+	Mode        string   `toml:"mode"`        // "internet" or "none"
+	Allow       []string `toml:"allow"`       // addresses, networks or names, optionally with :port, that are allowed beyond the mode
+	Deny        []string `toml:"deny"`        //
+	Bandwidth   string   `toml:"bandwidth"`   // of each VM, per second and direction: "10MiB"; "" no limit
+	Connections int64    `toml:"connections"` // that each VM may begin, per second; 0 no limit
+}
+
+// Policy reads the rules.
+func (e Egress) Policy() (egress.Policy, error) {
+	policy, err := egress.New(e.Mode, e.Allow, e.Deny)
+	if err == nil && e.Bandwidth != "" {
+		policy.BytesPerSecond, err = egress.ParseBandwidth(e.Bandwidth)
+	}
+	policy.ConnectionsPerSecond = e.Connections
+	if err == nil {
+		err = policy.Validate()
+	}
+	if err != nil {
+		return policy, fmt.Errorf("configuration: [egress]: %w", err)
+	}
+	return policy, nil
 }
 
 // DefaultServer is the configuration without a file.
@@ -139,6 +159,9 @@ func (c *Server) Check() error {
 		return fmt.Errorf("configuration: shell_auth.mode is %q; closed, token or open is possible", c.ShellAuth.Mode)
 	case c.Egress.Mode != "internet" && c.Egress.Mode != "none":
 		return fmt.Errorf("configuration: egress.mode is %q; internet or none is possible", c.Egress.Mode)
+	}
+	if _, err := c.Egress.Policy(); err != nil {
+		return err
 	}
 	if err := errors.Join(c.Builder.check(), c.Gateway.check()); err != nil {
 		return err

@@ -133,9 +133,9 @@ func (d *Daemon) openManager(ctx context.Context, driver machine.Driver, reg *re
 	if err != nil {
 		return nil, err
 	}
-	policy, err := netstack.ParsePolicy(d.config.Egress.Mode, d.config.Egress.Allow, d.config.Egress.Deny)
+	policy, err := d.config.Egress.Policy()
 	if err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
+		return nil, err
 	}
 	agent, err := agentPath()
 	if err != nil {
@@ -147,12 +147,18 @@ func (d *Daemon) openManager(ctx context.Context, driver machine.Driver, reg *re
 	}
 	return machine.New(ctx, machine.Config{
 		DataDir: d.config.DataDir, Catalog: d.catalog, Commits: commits, Driver: driver, Logger: d.log,
-		Images: newLibrary(d.config.DataDir, agent, d.catalog),
-		Networks: func(ctx context.Context, dir string, uid, gid int) (machine.Network, error) {
-			return netstack.New(ctx, netstack.Config{Dir: dir, UID: uid, GID: gid, Policy: policy, Logger: d.log})
-		},
-		Quotas:  reg.Quotas,
-		UIDBase: uidBase, MemoryReserve: d.config.MemoryReserveMiB << 20, MemoryOvercommit: d.config.MemoryOvercommit,
+		Images:       newLibrary(d.config.DataDir, agent, d.catalog),
+		Networks:     d.openNetwork,
+		ServerEgress: policy,
+		Quotas:       reg.Quotas,
+		UIDBase:      uidBase, MemoryReserve: d.config.MemoryReserveMiB << 20, MemoryOvercommit: d.config.MemoryOvercommit,
+	})
+}
+
+// openNetwork implements machine.Networks.
+func (d *Daemon) openNetwork(ctx context.Context, spec machine.NetworkSpec) (machine.Network, error) {
+	return netstack.New(ctx, netstack.Config{
+		Dir: spec.Dir, UID: spec.UID, GID: spec.GID, Egress: spec.Egress, Peers: spec.Peers, Logger: d.log.With("vm", spec.VMID),
 	})
 }
 

@@ -13,20 +13,32 @@ import (
 	"vers/internal/build/images"
 	"vers/internal/commit"
 	"vers/internal/config"
+	"vers/internal/egress"
 	"vers/internal/machine"
 	"vers/internal/rootfs"
 )
 
 func (d *Daemon) openImages(ctx context.Context, commits *commit.Store, manager *machine.Manager) (*images.Service, error) {
 	return images.Open(ctx, images.Options{
-		DataDir: d.config.DataDir, Catalog: d.catalog, Commits: commits, Engines: &engines{config: d.config}, Logger: d.log,
+		DataDir: d.config.DataDir, Catalog: d.catalog, Commits: commits, Engines: &engines{config: d.config, organisation: d.organisationEgress}, Logger: d.log,
 		Write: rootfs.Write, Reserve: manager.ReserveStorage, Collect: manager.CollectSoon,
 	})
 }
 
+// organisationEgress is what builds of an organisation may reach; nothing, if that cannot be read.
+func (d *Daemon) organisationEgress(orgID string) *egress.Policy {
+	policy, err := d.catalog.OrganisationEgress(context.Background(), orgID)
+	if err != nil {
+		d.log.Error("egress policy of an organisation: its builds reach nothing", "organisation", orgID, "error", err)
+		return &egress.Policy{Mode: egress.ModeNone}
+	}
+	return policy
+}
+
 // engines are those of image builds, one for each organisation.
 type engines struct {
-	config config.Server
+	config       config.Server
+	organisation func(orgID string) *egress.Policy
 
 	mu   sync.Mutex
 	open map[string]engine.Engine
@@ -39,7 +51,9 @@ func (e *engines) Engine(ctx context.Context, orgID string) (engine.Engine, erro
 	if known := e.open[orgID]; known != nil {
 		return known, nil
 	}
-	opened, err := choice.Open(ctx, engineOptions(e.config, orgID))
+	options := engineOptions(e.config, orgID)
+	options.Embedded.Organisation = func() *egress.Policy { return e.organisation(orgID) }
+	opened, err := choice.Open(ctx, options)
 	if err != nil {
 		return nil, err
 	}

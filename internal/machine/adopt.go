@@ -128,12 +128,12 @@ func (m *Manager) reattach(ctx context.Context, v *vm) error {
 		return err
 	}
 	v.instance = instance // also without a network: whoever removes the VM has to end it
-	network, err := m.Networks(ctx, spec.Dir, spec.UID, spec.GID)
+	network, err := m.openNetworkOf(ctx, v, spec)
 	if err != nil {
 		return err
 	}
 	v.attach(instance, network)
-	return nil
+	return m.applyEgress(context.WithoutCancel(ctx), v)
 }
 
 // DiskReporter is implemented by instances that can say which file they write to. After a crash in the middle of a

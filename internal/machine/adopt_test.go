@@ -76,7 +76,7 @@ func TestAdoptCreating(t *testing.T) {
 	removed := func(name string, change func(*machine.VM), spoil func(vmID string)) {
 		t.Helper()
 		_, c := r.Clone(t, base.ID)
-		vm, err := r.Manager.Restore(r.ctx, r.Acme, c.ID)
+		vm, err := r.Manager.Restore(r.ctx, r.Acme, c.ID, machine.NetworkRequest{})
 		must(t, err)
 		r.Stop(t)
 		r.change(vm.ID, change)

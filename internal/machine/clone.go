@@ -3,6 +3,7 @@ package machine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -27,15 +28,21 @@ type clone struct {
 	patch       *memory.Snapshot // pages to put on top of memoryBase
 	parent      Commit           // what the VM says it was started from; no id: nothing that users see
 	reason      string           // run, restore, branch
+	network     NetworkRequest
+	foreign     bool // the commit is another organisation's
 }
 
 // Restore makes a VM from a commit of the caller's organisation, or from any public one.
-func (m *Manager) Restore(ctx context.Context, c Caller, commitID string) (VM, error) {
+func (m *Manager) Restore(ctx context.Context, c Caller, commitID string, network NetworkRequest) (VM, error) {
+	if err := network.Check(); err != nil {
+		return VM{}, err
+	}
 	defer m.Commits.Hold()()
 	p, err := m.startable(ctx, c, commitID, "restore")
 	if err != nil {
 		return VM{}, err
 	}
+	p.network = network
 	return m.restore(ctx, c, p)
 }
 
@@ -50,7 +57,7 @@ func (m *Manager) startable(ctx context.Context, c Caller, id, reason string) (c
 		return clone{}, err
 	}
 	own, err := m.imported(ctx, c, record)
-	return clone{commit: own, parent: record, reason: reason}, err
+	return clone{commit: own, parent: record, reason: reason, foreign: record.OrgID != c.OrgID}, err
 }
 
 // visibleCommit gives a commit that users see, whoever's it is.
@@ -106,6 +113,10 @@ func (m *Manager) cloneAll(ctx context.Context, c Caller, p clone, ids []string)
 			return nil, fmt.Errorf("read the sizes of commit %s: %w", p.commit.ID, err)
 		}
 	}
+	if p.foreign {
+		p.config.Internal = false // that was said to other peers
+	}
+	p.network.apply(&p.config, &p.labels)
 	if p.deviceState == "" {
 		p.deviceState = m.Commits.DeviceState(p.commit.ID)
 	}
@@ -249,7 +260,7 @@ func (m *Manager) removeAll(ctx context.Context, vms []*vm) {
 // Branch makes children of a running VM: one pause gives a commit, each child starts from it, the parent goes on. It
 // returns when every child has confirmed its identity and the commit is durable; on error no child and no commit stay.
 func (m *Manager) Branch(ctx context.Context, c Caller, vmID string, req BranchRequest) ([]VM, Commit, Timing, error) {
-	if err := checkCount(req.Count); err != nil {
+	if err := errors.Join(checkCount(req.Count), req.Network.Check()); err != nil {
 		return nil, Commit{}, Timing{}, err
 	}
 	v, err := m.find(c, vmID)
@@ -274,7 +285,7 @@ func (m *Manager) Branch(ctx context.Context, c Caller, vmID string, req BranchR
 		return nil, Commit{}, Timing{}, err
 	}
 	timing := Timing{Paused: t.capture.Paused}
-	vms, commit, err := m.branchFrom(context.WithoutCancel(ctx), c, v, t, req.Count)
+	vms, commit, err := m.branchFrom(context.WithoutCancel(ctx), c, v, t, req)
 	timing.Durable = time.Since(began)
 	return vms, commit, timing, err
 }
@@ -293,7 +304,7 @@ func checkCount(count int) error {
 const maxCount = 1000
 
 // branchFrom starts children from a captured state while the commit is made durable beside it.
-func (m *Manager) branchFrom(ctx context.Context, c Caller, v *vm, t *taken, count int) ([]VM, Commit, error) {
+func (m *Manager) branchFrom(ctx context.Context, c Caller, v *vm, t *taken, req BranchRequest) ([]VM, Commit, error) {
 	defer t.release()
 	t.record.Commit.OwnerID = c.KeyID
 	t.record.Commit.Name = "branch-" + t.draft.ID[:8]
@@ -303,8 +314,8 @@ func (m *Manager) branchFrom(ctx context.Context, c Caller, v *vm, t *taken, cou
 		t.abort()
 		return nil, Commit{}, err
 	}
-	plan := clone{commit: source, parent: source, reason: "branch"}
-	if base := v.snapshot().MemoryBase; m.patchable(v, t.capture.Memory, base, count) {
+	plan := clone{commit: source, parent: source, reason: "branch", network: req.Network}
+	if base := v.snapshot().MemoryBase; m.patchable(v, t.capture.Memory, base, req.Count) {
 		plan.memoryBase, plan.patch = base, t.capture.Memory
 	} else if err := t.draft.BuildFlat(ctx, t.capture.Memory); err != nil {
 		t.abort()
@@ -319,7 +330,7 @@ func (m *Manager) branchFrom(ctx context.Context, c Caller, v *vm, t *taken, cou
 	}
 	defer release()
 	plan.deviceState = state
-	ids := make([]string, count)
+	ids := make([]string, req.Count)
 	for i := range ids {
 		ids[i] = ident.New()
 	}
@@ -369,8 +380,8 @@ func (m *Manager) dropCommit(ctx context.Context, c Commit) {
 }
 
 // BranchCommit makes VMs from a commit of the caller's organisation, or from any public one: all or none.
-func (m *Manager) BranchCommit(ctx context.Context, c Caller, commitID string, count int) ([]VM, error) {
-	if err := checkCount(count); err != nil {
+func (m *Manager) BranchCommit(ctx context.Context, c Caller, commitID string, count int, network NetworkRequest) ([]VM, error) {
+	if err := errors.Join(checkCount(count), network.Check()); err != nil {
 		return nil, err
 	}
 	defer m.Commits.Hold()()
@@ -378,6 +389,7 @@ func (m *Manager) BranchCommit(ctx context.Context, c Caller, commitID string, c
 	if err != nil {
 		return nil, err
 	}
+	p.network = network
 	ids := make([]string, count)
 	for i := range ids {
 		ids[i] = ident.New()

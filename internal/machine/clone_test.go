@@ -28,7 +28,7 @@ func TestRestoreIsAllOrNone(t *testing.T) {
 	before := r.books()
 	fails := func(name string) {
 		t.Helper()
-		if vms, err := r.Manager.BranchCommit(r.ctx, r.Acme, c.ID, 5); err == nil {
+		if vms, err := r.Manager.BranchCommit(r.ctx, r.Acme, c.ID, 5, machine.NetworkRequest{}); err == nil {
 			t.Errorf("%s: %d VMs in spite of a failure", name, len(vms))
 		}
 		r.Driver.SetHook(nil)
@@ -47,14 +47,14 @@ func TestRestoreIsAllOrNone(t *testing.T) {
 	})
 	for _, dir := range []string{"layers", "vms"} {
 		undo := r.block(dir)
-		vms, err := r.Manager.BranchCommit(r.ctx, r.Acme, c.ID, 3)
+		vms, err := r.Manager.BranchCommit(r.ctx, r.Acme, c.ID, 3, machine.NetworkRequest{})
 		undo()
 		if err == nil {
 			t.Errorf("without %s: %d VMs", dir, len(vms))
 		}
 		r.unchanged(before)
 	}
-	vms, err := r.Manager.BranchCommit(r.ctx, r.Acme, c.ID, 5)
+	vms, err := r.Manager.BranchCommit(r.ctx, r.Acme, c.ID, 5, machine.NetworkRequest{})
 	must(t, err)
 	if len(vms) != 5 {
 		t.Errorf("%d VMs of 5", len(vms))
@@ -136,7 +136,7 @@ func TestIdentityIsAwaited(t *testing.T) {
 	})
 	done := make(chan error, 1)
 	go func() {
-		_, err := r.Manager.Restore(r.ctx, r.Acme, c.ID)
+		_, err := r.Manager.Restore(r.ctx, r.Acme, c.ID, machine.NetworkRequest{})
 		done <- err
 	}()
 	id := <-asked
@@ -154,7 +154,7 @@ func TestIdentityIsAwaited(t *testing.T) {
 	r.Options.ReadyLimit = 0
 	r.Restart(t)
 
-	vm, err := r.Manager.Restore(r.ctx, r.Acme, c.ID)
+	vm, err := r.Manager.Restore(r.ctx, r.Acme, c.ID, machine.NetworkRequest{})
 	must(t, err)
 	client, err := r.Manager.Guest(r.ctx, r.Acme, vm.ID)
 	must(t, err)
@@ -185,7 +185,7 @@ func TestEndBeforeTheIdentity(t *testing.T) {
 			return errTest
 		})
 		began := time.Now()
-		_, err := r.Manager.Restore(r.ctx, r.Acme, c.ID)
+		_, err := r.Manager.Restore(r.ctx, r.Acme, c.ID, machine.NetworkRequest{})
 		wantError(t, name, err, fault.Internal, "ended before its agent confirmed the VM's identity")
 		if took := time.Since(began); took > machinetest.Patience/2 {
 			t.Errorf("%s: noticed after %v", name, took)
@@ -207,7 +207,7 @@ func TestRestoreWithoutItsClient(t *testing.T) {
 		}
 		return nil
 	})
-	vm, err := r.Manager.Restore(ctx, r.Acme, c.ID)
+	vm, err := r.Manager.Restore(ctx, r.Acme, c.ID, machine.NetworkRequest{})
 	must(t, err)
 	if vm.State != string(machine.StateRunning) || vm.ParentCommit != c.ID || vm.GrandparentVM != c.ParentVM {
 		t.Errorf("%+v", vm)
@@ -276,7 +276,7 @@ func TestCountOfChildren(t *testing.T) {
 	for count, says := range map[int]string{-1: "count must be at least 1, not -1", 0: "count must be at least 1, not 0", 1001: "count must be at most 1000, not 1001"} {
 		_, _, _, err := r.Manager.Branch(r.ctx, r.Acme, vm.ID, machine.BranchRequest{Count: count})
 		wantError(t, "branch", err, fault.Invalid, says)
-		_, err = r.Manager.BranchCommit(r.ctx, r.Acme, c.ID, count)
+		_, err = r.Manager.BranchCommit(r.ctx, r.Acme, c.ID, count, machine.NetworkRequest{})
 		wantError(t, "branch a commit", err, fault.Invalid, says)
 	}
 	r.unchanged(before)

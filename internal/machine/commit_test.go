@@ -46,7 +46,7 @@ func TestCommit(t *testing.T) {
 	r.unchanged(before)
 
 	for _, c := range []machine.Commit{c, second} {
-		restored, err := r.Manager.Restore(r.ctx, r.Acme, c.ID)
+		restored, err := r.Manager.Restore(r.ctx, r.Acme, c.ID, machine.NetworkRequest{})
 		must(t, err)
 		r.goesOn(restored.ID, r.instant(c))
 	}
@@ -75,7 +75,7 @@ func TestCommitsWithOneID(t *testing.T) {
 			t.Fatalf("two commits with one id: %v, %v", errs[0], errs[1])
 		}
 		must(t, r.Commits.Verify(r.ctx, id))
-		_, err := r.Manager.Restore(r.ctx, r.Acme, id)
+		_, err := r.Manager.Restore(r.ctx, r.Acme, id, machine.NetworkRequest{})
 		must(t, err)
 	}
 	r.consistent()
@@ -143,7 +143,7 @@ func TestCommitWithoutRoom(t *testing.T) {
 			r.goesOnWith(vm.ID)
 		}
 		c := r.commit(vm.ID)
-		restored, err := r.Manager.Restore(r.ctx, r.Acme, c.ID)
+		restored, err := r.Manager.Restore(r.ctx, r.Acme, c.ID, machine.NetworkRequest{})
 		must(t, err)
 		r.goesOn(restored.ID, r.instant(c))
 	}
@@ -172,18 +172,18 @@ func TestMemoryIsBooked(t *testing.T) {
 	}
 	before := r.books()
 	layer := row(t, r.Catalog, vm.ID).LayerID
-	_, err := r.Manager.BranchCommit(r.ctx, r.Acme, c.ID, 2)
+	_, err := r.Manager.BranchCommit(r.ctx, r.Acme, c.ID, 2, machine.NetworkRequest{})
 	refused("two from a commit", err, 2, 2)
 	r.unchanged(before)
 	_, _, _, err = r.Manager.Branch(r.ctx, r.Acme, vm.ID, machine.BranchRequest{Count: 2})
 	refused("two children", err, 2, 2)
 	r.leaves(before, vm.ID, layer)
 
-	third, err := r.Manager.Restore(r.ctx, r.Acme, c.ID)
+	third, err := r.Manager.Restore(r.ctx, r.Acme, c.ID, machine.NetworkRequest{})
 	must(t, err)
 	cold := machine.RunRequest{Config: machinetest.Small, Cold: true, WaitBoot: true}
 	for what, do := range map[string]func() error{
-		"restore": func() error { _, err := r.Manager.Restore(r.ctx, r.Acme, c.ID); return err },
+		"restore": func() error { _, err := r.Manager.Restore(r.ctx, r.Acme, c.ID, machine.NetworkRequest{}); return err },
 		"run":     func() error { _, err := r.Manager.Run(r.ctx, r.Acme, cold); return err },
 	} {
 		refused(what, do(), 1, 3)
@@ -201,7 +201,7 @@ func TestMemoryIsBooked(t *testing.T) {
 	r.Start(t)
 	r.cold()
 	r.cold()
-	_, err = r.Manager.Restore(r.ctx, r.Acme, c.ID)
+	_, err = r.Manager.Restore(r.ctx, r.Acme, c.ID, machine.NetworkRequest{})
 	refused("restore", err, 1, 3)
 	r.empty()
 }

@@ -25,7 +25,7 @@ func (m *Manager) Fork(ctx context.Context, c Caller, commitID string, publish P
 	if err != nil {
 		return VM{}, Commit{}, err
 	}
-	vms, err := m.cloneAll(ctx, c, clone{commit: own, reason: "restore"}, []string{ident.New()})
+	vms, err := m.cloneAll(ctx, c, clone{commit: own, reason: "restore", foreign: source.OrgID != c.OrgID}, []string{ident.New()})
 	if err != nil {
 		return VM{}, Commit{}, err
 	}

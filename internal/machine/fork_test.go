@@ -108,7 +108,7 @@ func TestFork(t *testing.T) {
 		t.Errorf("the fork holds %q after its source went", got)
 	}
 	must(t, r.Manager.Delete(t.Context(), r.Other, fork.ID, false))
-	again, err := r.Manager.Restore(t.Context(), r.Other, made.ID)
+	again, err := r.Manager.Restore(t.Context(), r.Other, made.ID, machine.NetworkRequest{})
 	must(t, err)
 	if got := r.Exec(t, r.Other, again.ID, "cat note"); got != "published\n" {
 		t.Errorf("a VM of the fork's commit holds %q", got)
@@ -219,7 +219,7 @@ func TestFailedForkLeavesNothing(t *testing.T) {
 	names := registry.New(r.Catalog, registry.Options{})
 	_, err := names.UpdateCommit(t.Context(), r.Acme.OrgID, c.ID, registry.CommitChange{IsPublic: true})
 	must(t, err)
-	first, err := r.Manager.Restore(t.Context(), r.Other, c.ID) // leaves the copy that the forks stand on
+	first, err := r.Manager.Restore(t.Context(), r.Other, c.ID, machine.NetworkRequest{}) // leaves the copy that the forks stand on
 	must(t, err)
 	must(t, r.Manager.Delete(t.Context(), r.Other, first.ID, false))
 	before := r.Settle(t)
@@ -286,9 +286,9 @@ func TestRestoreOfPublicCommits(t *testing.T) {
 	names := registry.New(r.Catalog, registry.Options{})
 	private := func() {
 		t.Helper()
-		_, err := r.Manager.Restore(ctx, r.Other, c.ID)
+		_, err := r.Manager.Restore(ctx, r.Other, c.ID, machine.NetworkRequest{})
 		refused(t, err, fault.NotFound)
-		_, err = r.Manager.BranchCommit(ctx, r.Other, c.ID, 2)
+		_, err = r.Manager.BranchCommit(ctx, r.Other, c.ID, 2, machine.NetworkRequest{})
 		refused(t, err, fault.NotFound)
 	}
 	private()
@@ -297,9 +297,9 @@ func TestRestoreOfPublicCommits(t *testing.T) {
 	}
 	_, err := names.UpdateCommit(ctx, r.Acme.OrgID, c.ID, registry.CommitChange{IsPublic: true})
 	must(t, err)
-	vm, err := r.Manager.Restore(ctx, r.Other, c.ID)
+	vm, err := r.Manager.Restore(ctx, r.Other, c.ID, machine.NetworkRequest{})
 	must(t, err)
-	more, err := r.Manager.BranchCommit(ctx, r.Other, c.ID, 3)
+	more, err := r.Manager.BranchCommit(ctx, r.Other, c.ID, 3, machine.NetworkRequest{})
 	must(t, err)
 	for _, v := range append(more, vm) {
 		if v.ParentCommit != c.ID || v.OrgID != r.Other.OrgID || r.Exec(t, r.Other, v.ID, "cat note") != "published\n" {
@@ -311,7 +311,7 @@ func TestRestoreOfPublicCommits(t *testing.T) {
 	}
 	ownFilesOnly(t, r)
 	refused(t, r.Manager.DeleteCommit(ctx, r.Other, c.ID), fault.NotFound)
-	_, err = r.Manager.Restore(ctx, r.Other, imports(t, r)[0].ID)
+	_, err = r.Manager.Restore(ctx, r.Other, imports(t, r)[0].ID, machine.NetworkRequest{})
 	refused(t, err, fault.NotFound) // the copy is nobody's to name
 	_, err = names.UpdateCommit(ctx, r.Acme.OrgID, c.ID, registry.CommitChange{IsPublic: false})
 	must(t, err)

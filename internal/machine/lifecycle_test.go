@@ -265,7 +265,7 @@ func TestResize(t *testing.T) {
 	// Clones have the size that their source had at the commit.
 	before := r.commit(vm.ID)
 	must(t, r.Manager.Resize(r.ctx, r.Acme, vm.ID, 128, false))
-	clone, err := r.Manager.Restore(r.ctx, r.Acme, before.ID)
+	clone, err := r.Manager.Restore(r.ctx, r.Acme, before.ID, machine.NetworkRequest{})
 	must(t, err)
 	r.Restart(t)
 	for id, want := range map[string]int64{vm.ID: 128, clone.ID: 96} {
@@ -329,7 +329,7 @@ func TestDeleteCommit(t *testing.T) {
 	must(t, r.Manager.DeleteCommit(r.ctx, r.Acme, base.ID)) // a dead VM does not count
 	gone := "commit '" + base.ID + "' not found"
 	wantError(t, "again", r.Manager.DeleteCommit(r.ctx, r.Acme, base.ID), fault.NotFound, gone)
-	_, err := r.Manager.Restore(r.ctx, r.Acme, base.ID)
+	_, err := r.Manager.Restore(r.ctx, r.Acme, base.ID, machine.NetworkRequest{})
 	wantError(t, "restore", err, fault.NotFound, gone)
 
 	// What stands on it stays, even where memory has to be put together from the deltas again.
@@ -342,7 +342,7 @@ func TestDeleteCommit(t *testing.T) {
 		must(t, os.Remove(r.Commits.FlatPath(f.CommitID)))
 	}
 	must(t, r.Commits.Verify(r.ctx, second.ID))
-	restored, err := r.Manager.Restore(r.ctx, r.Acme, second.ID)
+	restored, err := r.Manager.Restore(r.ctx, r.Acme, second.ID, machine.NetworkRequest{})
 	must(t, err)
 	r.goesOn(restored.ID, r.instant(second))
 	r.empty()

@@ -16,6 +16,7 @@ import (
 
 	"vers/internal/catalog"
 	"vers/internal/commit"
+	"vers/internal/egress"
 	"vers/internal/fault"
 	"vers/internal/guest"
 )
@@ -24,11 +25,26 @@ import (
 type Network interface {
 	DialAgent(ctx context.Context) (net.Conn, error)
 	DialGuest(ctx context.Context, port uint16) (net.Conn, error)
+	// SetEgress replaces what the guest may reach, and cuts connections that are not permitted any more.
+	SetEgress(levels egress.Levels)
+	// Recheck cuts connections to peers that are none any more.
+	Recheck()
+	Traffic() egress.Counters // also after Close
+	Refusals() []egress.Refusal
 	Close() error
 }
 
-// Networks opens the network whose sockets are in a VM's directory. The process with that uid and gid sends to them.
-type Networks func(ctx context.Context, dir string, uid, gid int) (Network, error)
+// NetworkSpec says which network to open.
+type NetworkSpec struct {
+	VMID     string
+	Dir      string // of the VM; the sockets are in it
+	UID, GID int    // of the process that sends to the sockets
+	Egress   egress.Levels
+	Peers    Peers
+}
+
+// Networks opens the network of a VM. The policy MUST hold before the first packet passes.
+type Networks func(ctx context.Context, spec NetworkSpec) (Network, error)
 
 // Boot is what a new VM boots from: an image and a kernel, resolved from their names.
 type Boot struct {
@@ -55,6 +71,8 @@ type Config struct {
 	Images   Images
 	Logger   *slog.Logger
 
+	ServerEgress egress.Policy // of all VMs; organisations and VMs narrow it
+
 	// Quotas says what an organisation may use: nil is no limit. A nil function limits nobody.
 	Quotas func(ctx context.Context, orgID string) (catalog.Quotas, error)
 
@@ -78,6 +96,9 @@ type Manager struct {
 	templates map[string]chan struct{} // by key: being made; closed when that has come to an end
 	imports   singleflight.Group       // by commit.ImportKey
 	diffs     chan struct{}            // as many as may run at once
+
+	trafficMu sync.Mutex                 // also guards vm.counted
+	traffic   map[string]egress.Counters // by organisation, of networks that are closed
 
 	background sync.WaitGroup
 	stop       context.CancelFunc
@@ -104,10 +125,14 @@ func New(ctx context.Context, c Config) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		Config: c, vms: map[string]*vm{}, uids: map[int]bool{}, templates: map[string]chan struct{}{}, kick: make(chan struct{}, 1), diffs: make(chan struct{}, diffsAtOnce),
+		Config: c, vms: map[string]*vm{}, uids: map[int]bool{}, templates: map[string]chan struct{}{}, traffic: map[string]egress.Counters{}, kick: make(chan struct{}, 1), diffs: make(chan struct{}, diffsAtOnce),
 		ledger: newLedger(int64(float64(total-c.MemoryReserve) * c.MemoryOvercommit)),
 	}
 	if err := os.MkdirAll(filepath.Join(c.DataDir, "vms"), 0o711); err != nil {
+		return nil, err
+	}
+	policies, err := c.Catalog.OrganisationEgresses(ctx)
+	if err != nil {
 		return nil, err
 	}
 	m.life, m.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -115,6 +140,7 @@ func New(ctx context.Context, c Config) (*Manager, error) {
 		return nil, errors.Join(err, m.Close())
 	}
 	m.background.Go(m.collector)
+	m.background.Go(func() { m.followOrganisations(policies) })
 	m.collectSoon()
 	return m, nil
 }
@@ -123,12 +149,10 @@ func New(ctx context.Context, c Config) (*Manager, error) {
 func (m *Manager) Close() error {
 	m.stop()
 	m.background.Wait()
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	var errs []error
-	for _, v := range m.vms {
-		if v.network != nil {
-			errs = append(errs, v.network.Close())
+	for _, v := range m.all() {
+		if network := v.openNetwork(); network != nil {
+			errs = append(errs, network.Close())
 		}
 	}
 	return errors.Join(errs...)

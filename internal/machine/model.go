@@ -30,6 +30,7 @@ type Caller struct {
 type RunRequest struct {
 	Config   catalog.VMConfig
 	Labels   map[string]string
+	Network  NetworkRequest
 	Env      map[string]string // extra variables for /etc/environment
 	WaitBoot bool              // return only when commands can run
 	Start    bool              // start the image's own command when the VM has booted
@@ -42,6 +43,7 @@ type BranchRequest struct {
 	Count        int
 	KeepPaused   bool
 	SkipWaitBoot bool // a VM that is still booting is a conflict instead of waited for
+	Network      NetworkRequest
 }
 
 // CommitRequest asks for a commit of a VM.

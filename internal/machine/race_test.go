@@ -148,7 +148,7 @@ func TestRaceToDelete(t *testing.T) {
 				c, _, err := r.Manager.Commit(r.ctx, r.Acme, vm.ID, machine.CommitRequest{})
 				r.tolerate("commit", err)
 				if err == nil {
-					restored, err := r.Manager.Restore(r.ctx, r.Acme, c.ID)
+					restored, err := r.Manager.Restore(r.ctx, r.Acme, c.ID, machine.NetworkRequest{})
 					must(t, err)
 					r.forget(restored)
 				}
@@ -191,7 +191,7 @@ func TestRaceWithCollection(t *testing.T) {
 					}
 				}
 			default:
-				clones, err := r.Manager.BranchCommit(r.ctx, r.Acme, c.ID, 2)
+				clones, err := r.Manager.BranchCommit(r.ctx, r.Acme, c.ID, 2, machine.NetworkRequest{})
 				r.tolerate("restore", err)
 				for _, clone := range clones {
 					child, own := r.Clone(t, clone.ID)
@@ -218,7 +218,7 @@ func TestManyCallers(t *testing.T) {
 		var err error
 		switch worker % 4 {
 		case 0:
-			made, err = r.Manager.BranchCommit(r.ctx, r.Acme, c.ID, 1)
+			made, err = r.Manager.BranchCommit(r.ctx, r.Acme, c.ID, 1, machine.NetworkRequest{})
 		case 1:
 			made, _, _, err = r.Manager.Branch(r.ctx, r.Acme, vm.ID, machine.BranchRequest{Count: 1})
 		default:
@@ -266,7 +266,7 @@ func TestRaceForMemory(t *testing.T) {
 		var mu sync.Mutex
 		var got []machine.VM
 		r.together(12, func(int) {
-			vm, err := r.Manager.Restore(r.ctx, r.Acme, c.ID)
+			vm, err := r.Manager.Restore(r.ctx, r.Acme, c.ID, machine.NetworkRequest{})
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {

@@ -25,6 +25,10 @@ func (m *Manager) Run(ctx context.Context, c Caller, req RunRequest) (VM, error)
 	if err != nil {
 		return VM{}, err
 	}
+	if err := req.Network.Check(); err != nil {
+		return VM{}, err
+	}
+	req.Network.apply(&config, &req.Labels)
 	// An image that is replaced or deleted from now on keeps its file until the VM's disk names it.
 	hold := sync.OnceFunc(m.Commits.Hold())
 	defer hold()

@@ -49,7 +49,7 @@ func TestTemplate(t *testing.T) {
 	if len(visible) != 0 || total != 0 {
 		t.Errorf("commits are listed: %+v", visible)
 	}
-	_, err = r.Manager.Restore(r.ctx, r.Acme, template.ID)
+	_, err = r.Manager.Restore(r.ctx, r.Acme, template.ID, machine.NetworkRequest{})
 	wantError(t, "restore a template", err, fault.NotFound, "commit '"+template.ID+"' not found")
 	wantError(t, "delete a template", r.Manager.DeleteCommit(r.ctx, r.Acme, template.ID), fault.NotFound, "commit '"+template.ID+"' not found")
 

@@ -26,7 +26,10 @@ type vm struct {
 	network  Network
 	guest    *guest.Client
 
-	mu      sync.Mutex
+	policy  sync.Mutex // held while an egress policy is read and applied
+	counted bool       // its traffic is in the manager's sums; guarded by the manager
+
+	mu      sync.Mutex // also guards network
 	record  VM
 	deleted bool
 }
@@ -126,7 +129,7 @@ func (m *Manager) add(ctx context.Context, v *vm, uid, gid int) error {
 
 // start starts the VM's process and opens its network. spec.Dir exists.
 func (m *Manager) start(ctx context.Context, v *vm, spec Spec) error {
-	network, err := m.Networks(ctx, spec.Dir, spec.UID, spec.GID)
+	network, err := m.openNetworkOf(ctx, v, spec)
 	if err != nil {
 		return fmt.Errorf("open the network of VM %s: %w", spec.ID, err)
 	}
@@ -141,7 +144,11 @@ func (m *Manager) start(ctx context.Context, v *vm, spec Spec) error {
 		return err
 	}
 	// Recorded even where versd is just stopping: the next one goes on with this process and does not start another.
-	return m.update(context.WithoutCancel(ctx), v, func(r *VM) { r.Process, r.Spec = process, specJSON })
+	ctx = context.WithoutCancel(ctx)
+	if err := m.update(ctx, v, func(r *VM) { r.Process, r.Spec = process, specJSON }); err != nil {
+		return err
+	}
+	return m.applyEgress(ctx, v) // again: who changed it meanwhile could not find this network
 }
 
 func encode(p Process, s Spec) (process, spec json.RawMessage, err error) {
@@ -153,7 +160,9 @@ func encode(p Process, s Spec) (process, spec json.RawMessage, err error) {
 }
 
 func (v *vm) attach(instance Instance, network Network) {
+	v.mu.Lock()
 	v.instance, v.network = instance, network
+	v.mu.Unlock()
 	v.guest = guest.New(network.DialAgent)
 }
 
@@ -166,9 +175,7 @@ func (m *Manager) remove(ctx context.Context, v *vm) error {
 			return fmt.Errorf("end the process of VM %s: %w", v.record.ID, err)
 		}
 	}
-	if v.network != nil {
-		v.network.Close()
-	}
+	m.closeNetwork(v)
 	r := v.snapshot()
 	if err := m.Catalog.DeleteVM(ctx, r.ID); err != nil && !fault.Is(err, fault.NotFound) {
 		return err
@@ -257,9 +264,7 @@ func (m *Manager) die(v *vm, reason string) {
 			m.Logger.Error("process of a dead VM stays", "vm", r.ID, "error", err)
 		}
 	}
-	if v.network != nil {
-		v.network.Close()
-	}
+	m.closeNetwork(v)
 	if err := m.update(context.WithoutCancel(m.life), v, func(r *VM) { r.State, r.Reason = string(StateDead), reason }); err != nil {
 		m.Logger.Error("dead VM not recorded", "vm", r.ID, "error", err)
 	}

@@ -34,7 +34,7 @@ func TestDeath(t *testing.T) {
 	} {
 		vm, c := r.Clone(t, r.cold().ID)
 		r.goesOnWith(vm.ID) // so that there is something on the console
-		child, err := r.Manager.Restore(r.ctx, r.Acme, c.ID)
+		child, err := r.Manager.Restore(r.ctx, r.Acme, c.ID, machine.NetworkRequest{})
 		must(t, err)
 		before := r.books()
 		tt.end(vm)
@@ -114,9 +114,9 @@ func TestOrganisationsAreApart(t *testing.T) {
 		wantError(t, name, do(r.Other, vm.ID), fault.NotFound, "VM '"+vm.ID+"' not found")
 	}
 	gone := "commit '" + c.ID + "' not found"
-	_, err := r.Manager.Restore(r.ctx, r.Other, c.ID)
+	_, err := r.Manager.Restore(r.ctx, r.Other, c.ID, machine.NetworkRequest{})
 	wantError(t, "restore", err, fault.NotFound, gone)
-	_, err = r.Manager.BranchCommit(r.ctx, r.Other, c.ID, 1)
+	_, err = r.Manager.BranchCommit(r.ctx, r.Other, c.ID, 1, machine.NetworkRequest{})
 	wantError(t, "branch a commit", err, fault.NotFound, gone)
 	wantError(t, "delete a commit", r.Manager.DeleteCommit(r.ctx, r.Other, c.ID), fault.NotFound, gone)
 	list, err := r.Manager.List(r.ctx, r.Other)

@@ -7,18 +7,19 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 )
 
+// peerNetwork holds the addresses under which a guest reaches other VMs of its organisation (peers.go).
+const peerNetwork = "10.78.0.0/16"
+
 // The networks are the same inside every VM, so that a clone needs no new address. They never meet: each VM has a
 // stack of its own.
 const (
-	mainPrefix    = "10.77.0.0/24"
-	mainHost      = "10.77.0.1"
-	mainGuest     = "10.77.0.2"
-	mainHostMAC   = "02:76:65:72:73:fe"
-	mainGuestMAC  = "02:76:65:72:73:01"
-	mainMTU       = 1500
-	mainHostname  = "gateway.vers.internal."
-	internalZone  = "vers.internal."
-	controlPrefix = "169.254.77.0/30"
+	mainHost     = "10.77.0.1"
+	mainGuest    = "10.77.0.2"
+	mainHostMAC  = "02:76:65:72:73:fe"
+	mainGuestMAC = "02:76:65:72:73:01"
+	mainMTU      = 1500
+	mainHostname = "gateway.vers.internal."
+	internalZone = "internal."
 
 	controlHost     = "169.254.77.1"
 	controlGuest    = "169.254.77.2"

@@ -93,7 +93,7 @@ func BenchmarkKernelGuestOut(b *testing.B) {
 		}
 	}()
 	dir := shortDir(b)
-	newTestNetwork(b, Config{Dir: dir, Policy: mustPolicy(b, "", []string{ownAddress}, nil)})
+	newTestNetwork(b, Config{Dir: dir, Egress: mustPolicy(b, "", []string{ownAddress}, nil)})
 	guest := newKernelGuest(b, dir)
 	conn, err := guest.dial("tcp4", listener.Addr().String())
 	if err != nil {

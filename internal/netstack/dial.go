@@ -26,7 +26,11 @@ func (n *Network) DialGuest(ctx context.Context, port uint16) (net.Conn, error) 
 	if port == 0 {
 		return nil, fault.Invalidf("port 0 of a guest cannot be dialled; ports go from 1 to 65535")
 	}
-	return n.dial(ctx, n.main, port)
+	conn, err := n.dial(ctx, n.main, port)
+	if err == nil {
+		n.counters.connectionsIn.Add(1)
+	}
+	return conn, err
 }
 
 // DialAgent connects to the agent over the control network. Errors are those of DialGuest.

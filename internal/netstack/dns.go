@@ -2,7 +2,9 @@ package netstack
 
 import (
 	"context"
+	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -20,14 +22,16 @@ import (
 const (
 	dnsPort    = 53
 	dnsTTL     = 3600 // seconds, for our own names; they never change
+	dnsPeerTTL = 5    // seconds, for other VMs
 	dnsMaxWait = 5 * time.Second
 )
 
 // nameServer answers the guest's DNS queries at the gateway. It asks the host's resolvers on the guest's behalf, so
 // a resolver on the host's loopback works although guests cannot reach that.
 //
-// Answers are passed on as they are, private addresses included. That does not let a name lead into the host's
-// networks (DNS rebinding): names decide nothing, the Policy judges the address of every flow.
+// The policy decides which names are asked for at all. Addresses that the server does not open are taken out of answers,
+// so that no name leads into the host's networks (DNS rebinding); the policy judges every flow's address besides. Addresses
+// of names that rules are about are remembered (pins).
 type nameServer struct {
 	network    *Network
 	udp, tcp   *dns.Server
@@ -123,13 +127,33 @@ func (s *nameServer) answer(query *dns.Msg, overUDP bool) *dns.Msg {
 	if local := s.answerLocal(query, question); local != nil {
 		return local
 	}
-	// Transfers of whole zones are for a resolver's neighbours, not for guests.
-	if s.network.policy.Mode == ModeNone || question.Qclass != dns.ClassINET ||
-		question.Qtype == dns.TypeAXFR || question.Qtype == dns.TypeIXFR {
-		s.network.counters.namesRefused.Add(1)
-		return failure(query, dns.RcodeRefused)
+	name := plainName(question.Name)
+	levels := s.network.filter.rules.Load().levels
+	if err := levels.CheckName(name); err != nil {
+		return s.refuse(query, name, err)
 	}
-	return s.forward(query, overUDP)
+	// Transfers of whole zones are for a resolver's neighbours, not for guests.
+	if question.Qclass != dns.ClassINET || question.Qtype == dns.TypeAXFR || question.Qtype == dns.TypeIXFR {
+		return s.refuse(query, name, errors.New("transfers and classes other than IN are not forwarded"))
+	}
+	if levels.ByName() && (question.Qtype == dns.TypeHTTPS || question.Qtype == dns.TypeSVCB || question.Qtype == dns.TypeANY) {
+		return failure(query, dns.RcodeSuccess) // no data: their addresses would not be pinned
+	}
+	return s.screen(query, s.forward(query, overUDP), name, levels)
+}
+
+// plainName is a name as rules have it.
+func plainName(name string) string { return strings.TrimSuffix(strings.ToLower(name), ".") }
+
+// refuse answers REFUSED, with the reason in a form that clients can show (RFC 8914).
+func (s *nameServer) refuse(query *dns.Msg, name string, reason error) *dns.Msg {
+	s.network.refuse(protocolDNS, name, reason)
+	answer := failure(query, dns.RcodeRefused)
+	if options := query.IsEdns0(); options != nil {
+		answer.SetEdns0(mainMTU, false)
+		answer.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeProhibited, ExtraText: reason.Error()}}
+	}
+	return answer
 }
 
 func failure(query *dns.Msg, code int) *dns.Msg {
@@ -144,16 +168,23 @@ func (s *nameServer) answerLocal(query *dns.Msg, question dns.Question) *dns.Msg
 	if name != internalZone && !strings.HasSuffix(name, "."+internalZone) {
 		return nil
 	}
+	addresses, ttl := []netip.Addr{s.network.main.host}, uint32(dnsTTL)
 	if name != mainHostname {
+		addresses, ttl = s.network.peers.named(plainName(strings.TrimSuffix(name, "."+internalZone))), dnsPeerTTL
+	}
+	if len(addresses) == 0 {
 		return failure(query, dns.RcodeNameError)
 	}
 	answer := failure(query, dns.RcodeSuccess)
 	answer.Authoritative = true
-	if question.Qtype == dns.TypeA || question.Qtype == dns.TypeANY {
-		answer.Answer = []dns.RR{&dns.A{
-			Hdr: dns.RR_Header{Name: question.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: dnsTTL},
-			A:   net.IP(s.network.main.host.AsSlice()),
-		}}
+	if question.Qtype != dns.TypeA && question.Qtype != dns.TypeANY {
+		return answer
+	}
+	for _, addr := range addresses {
+		answer.Answer = append(answer.Answer, &dns.A{
+			Hdr: dns.RR_Header{Name: question.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: ttl},
+			A:   net.IP(addr.AsSlice()),
+		})
 	}
 	return answer
 }

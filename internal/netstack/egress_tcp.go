@@ -34,19 +34,14 @@ func (n *Network) admitTCP(forward packetHandler) packetHandler {
 		if pkt.NICID != mainNIC || flags&(header.TCPFlagSyn|header.TCPFlagAck) != header.TCPFlagSyn {
 			return false
 		}
-		return n.permitted("tcp", id) && forward(id, pkt)
-	}
-}
-
-// permitted asks the policy about a new flow.
-func (n *Network) permitted(network string, id stack.TransportEndpointID) bool {
-	dst := addrPort(id.LocalAddress, id.LocalPort)
-	if err := n.policy.Check(network, dst, n.isHost); err != nil {
-		n.counters.refused.Add(1)
-		n.log.Debug("network: egress refused", "protocol", network, "destination", dst, "reason", err)
+		switch n.admit("tcp", addrPort(id.LocalAddress, id.LocalPort)) {
+		case admitted:
+			return forward(id, pkt)
+		case heldUp:
+			return true // silence: the guest's stack asks again in a second
+		}
 		return false
 	}
-	return true
 }
 
 // serveTCP carries one outgoing connection. It first connects on the host, so that the guest sees what happened
@@ -64,9 +59,22 @@ func (n *Network) serveTCP(request *tcp.ForwarderRequest) {
 		request.Complete(true)
 		return
 	}
+	ctx, cancel := context.WithCancel(n.ctx)
+	defer cancel()
 	dst := addrPort(request.ID().LocalAddress, request.ID().LocalPort)
+	flow := n.track("tcp", dst, cancel)
+	if flow == nil { // the policy changed meanwhile
+		request.Complete(true)
+		return
+	}
+	defer n.flows.remove(flow)
+	n.counters.connectionsOut.Add(1)
+	if flow.peer != "" {
+		n.servePeer(ctx, request, flow)
+		return
+	}
 	dialer := net.Dialer{Timeout: n.limits.ConnectTimeout}
-	out, err := dialer.DialContext(n.ctx, "tcp4", dst.String())
+	out, err := dialer.DialContext(ctx, "tcp4", dst.String())
 	if err != nil {
 		n.log.Debug("network: egress failed", "protocol", "tcp", "destination", dst, "reason", err)
 		request.Complete(true)
@@ -81,7 +89,7 @@ func (n *Network) serveTCP(request *tcp.ForwarderRequest) {
 		return
 	}
 	ep.SocketOptions().SetKeepAlive(true)
-	(&tcpFlow{network: n, host: host, guest: newConn(queue, ep), ep: ep, queue: queue}).carry()
+	(&tcpFlow{ctx: ctx, network: n, host: host, guest: newConn(queue, ep), ep: ep, queue: queue}).carry()
 }
 
 // accept does the handshake with the guest. It waits on queue and on nothing else, so Close has to ring there.
@@ -112,6 +120,7 @@ func abortHost(host *net.TCPConn) {
 
 // tcpFlow is a pair of connections. Each direction ends by itself (half-close); an error ends both with resets.
 type tcpFlow struct {
+	ctx     context.Context // ends the flow
 	network *Network
 	host    *net.TCPConn
 	guest   *conn
@@ -138,7 +147,7 @@ func (f *tcpFlow) carry() {
 	}()
 	select {
 	case <-done:
-	case <-f.network.ctx.Done():
+	case <-f.ctx.Done():
 		close(stopped)
 		f.finish(net.ErrClosed)
 		<-done
@@ -172,6 +181,9 @@ func (f *tcpFlow) toHost(stopped <-chan struct{}) error {
 		case err != nil:
 			return err
 		case n > 0:
+			if !f.network.pay(f.ctx, outward, n) {
+				return net.ErrClosed
+			}
 			continue
 		}
 		select {
@@ -186,7 +198,7 @@ func (f *tcpFlow) toHost(stopped <-chan struct{}) error {
 func (f *tcpFlow) passToHost() (int, error) {
 	buf := f.network.buffers.Get().(*[bufferSize]byte)
 	defer f.network.buffers.Put(buf)
-	writer := tcpip.SliceWriter(buf[:])
+	writer := tcpip.SliceWriter(buf[:f.network.filter.chunk()])
 	result, tErr := f.ep.Read(&writer, tcpip.ReadOptions{})
 	switch tErr.(type) {
 	case nil:
@@ -208,10 +220,12 @@ func (f *tcpFlow) toGuest() error {
 		return err
 	}
 	for {
-		err := f.network.receive(raw.Read, func(data []byte) error {
+		carried := 0
+		err := f.network.receive(raw.Read, f.network.filter.chunk(), func(data []byte) error {
 			if len(data) == 0 {
 				return io.EOF
 			}
+			carried = len(data)
 			_, err := f.guest.Write(data)
 			return err
 		})
@@ -221,18 +235,22 @@ func (f *tcpFlow) toGuest() error {
 		if err != nil {
 			return err
 		}
+		if !f.network.pay(f.ctx, inward, carried) {
+			return net.ErrClosed
+		}
 	}
 }
 
-// receive waits until a socket of the host is readable, takes a buffer, reads once and hands the data to use.
-func (n *Network) receive(read func(func(fd uintptr) bool) error, use func([]byte) error) error {
+// receive waits until a socket of the host is readable, takes a buffer, reads once, at most most bytes, and hands the data
+// to use.
+func (n *Network) receive(read func(func(fd uintptr) bool) error, most int, use func([]byte) error) error {
 	var buf *[bufferSize]byte
 	var size int
 	var problem error
 	err := read(func(fd uintptr) bool {
 		buf = n.buffers.Get().(*[bufferSize]byte)
 		for {
-			size, problem = unix.Read(int(fd), buf[:])
+			size, problem = unix.Read(int(fd), buf[:most])
 			if problem != unix.EINTR {
 				break
 			}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"vers/internal/egress"
 )
 
 // serveTCP starts a real server of the host at address (port 0: any) and returns where it listens.
@@ -63,7 +65,7 @@ func serveUDPEcho(t *testing.T, address string) string {
 func TestEgressTCP(t *testing.T) {
 	served := serveTCP(t, ownAddress+":0", echoTCP)
 	other := serveTCP(t, ownAddress+":0", echoTCP)
-	n, guest := pair(t, Config{Policy: mustPolicy(t, "none", []string{served}, nil)})
+	n, guest := pair(t, Config{Egress: mustPolicy(t, "none", []string{served}, nil)})
 
 	conn, err := guest.dial(soon(t), served)
 	if err != nil {
@@ -93,8 +95,8 @@ func TestEgressDefaultRefusesHost(t *testing.T) {
 	_, port, _ := net.SplitHostPort(served)
 	// As if the host had a public address: only the question to the kernel can tell.
 	wide := mustPolicy(t, "", []string{"10.0.0.0/8"}, nil)
-	for name, policy := range map[string]Policy{"default": {}, "private networks allowed": wide} {
-		_, guest := pair(t, Config{Policy: policy})
+	for name, policy := range map[string]egress.Levels{"default": {}, "private networks allowed": wide} {
+		_, guest := pair(t, Config{Egress: policy})
 		for _, host := range []string{ownAddress, "10.99.1.200", "10.77.0.1"} {
 			if conn, err := guest.dial(soon(t), net.JoinHostPort(host, port)); err == nil {
 				t.Errorf("%s: the host was reached as %s", name, host)
@@ -116,7 +118,7 @@ func TestEgressToNeighbour(t *testing.T) {
 	if _, err := refused.dial(soon(t), served); err == nil {
 		t.Error("a private address was reached by default")
 	}
-	n, guest := pair(t, Config{Policy: mustPolicy(t, "", []string{"10.98.0.0/24"}, nil)})
+	n, guest := pair(t, Config{Egress: mustPolicy(t, "", []string{"10.98.0.0/24"}, nil)})
 	conn, err := guest.dial(soon(t), served)
 	if err != nil {
 		t.Fatal(err)
@@ -139,7 +141,7 @@ func TestEgressHalfClose(t *testing.T) {
 		got, _ := io.ReadAll(conn)
 		_, _ = conn.Write(bytes.ToUpper(got))
 	})
-	_, guest := pair(t, Config{Policy: mustPolicy(t, "", []string{ownAddress}, nil)})
+	_, guest := pair(t, Config{Egress: mustPolicy(t, "", []string{ownAddress}, nil)})
 	conn, err := guest.dial(soon(t), served)
 	if err != nil {
 		t.Fatal(err)
@@ -179,7 +181,7 @@ func TestEgressReset(t *testing.T) {
 		_, _ = io.ReadFull(conn, make([]byte, 1))
 		_ = conn.SetLinger(0)
 	})
-	n, guest := pair(t, Config{Policy: mustPolicy(t, "", []string{ownAddress}, nil)})
+	n, guest := pair(t, Config{Egress: mustPolicy(t, "", []string{ownAddress}, nil)})
 	conn, err := guest.dial(soon(t), served)
 	if err != nil {
 		t.Fatal(err)
@@ -195,7 +197,7 @@ func TestEgressReset(t *testing.T) {
 func TestEgressLimits(t *testing.T) {
 	served := serveTCP(t, ownAddress+":0", echoTCP)
 	n, guest := pair(t, Config{
-		Policy: mustPolicy(t, "", []string{ownAddress}, nil), Limits: Limits{TCPFlows: 3, UDPFlows: 3},
+		Egress: mustPolicy(t, "", []string{ownAddress}, nil), Limits: Limits{TCPFlows: 3, UDPFlows: 3},
 	})
 	var held []net.Conn
 	for range 3 {
@@ -245,7 +247,7 @@ func TestEgressUDP(t *testing.T) {
 	address := serveUDPEcho(t, ownAddress+":0")
 	other := serveUDPEcho(t, ownAddress+":0")
 	n, guest := pair(t, Config{
-		Policy: mustPolicy(t, "", []string{address}, nil), Limits: Limits{UDPIdle: 100 * time.Millisecond},
+		Egress: mustPolicy(t, "", []string{address}, nil), Limits: Limits{UDPIdle: 100 * time.Millisecond},
 	})
 	conn := guest.dialUDP(address)
 	defer conn.Close()
@@ -278,7 +280,7 @@ func TestEgressSlowReader(t *testing.T) {
 	defer close(hold)
 	slow := serveTCP(t, ownAddress+":0", func(*net.TCPConn) { <-hold })
 	fast := serveTCP(t, ownAddress+":0", echoTCP)
-	_, guest := pair(t, Config{Policy: mustPolicy(t, "", []string{ownAddress}, nil)})
+	_, guest := pair(t, Config{Egress: mustPolicy(t, "", []string{ownAddress}, nil)})
 	stuck, err := guest.dial(soon(t), slow)
 	if err != nil {
 		t.Fatal(err)

@@ -21,7 +21,13 @@ func (n *Network) admitUDP(forward packetHandler) packetHandler {
 		if pkt.NICID != mainNIC {
 			return true // silence
 		}
-		return n.permitted("udp", id) && forward(id, pkt)
+		switch n.admit("udp", addrPort(id.LocalAddress, id.LocalPort)) {
+		case admitted:
+			return forward(id, pkt)
+		case heldUp:
+			return true // lost, as on a network that is full
+		}
+		return false
 	}
 }
 
@@ -66,6 +72,7 @@ type udpFlow struct {
 	active  atomic.Int64 // time of the newest datagram, UnixNano
 	stopped chan struct{}
 	stop    sync.Once
+	tracked *openFlow
 }
 
 // serveUDP starts a flow. The stack calls it for the first datagram and waits, so that the second one finds it.
@@ -101,6 +108,12 @@ func (n *Network) openUDP(request *udp.ForwarderRequest) *udpFlow {
 	}
 	flow := &udpFlow{network: n, host: host, ep: ep, queue: queue, stopped: make(chan struct{})}
 	flow.touch()
+	if flow.tracked = n.track("udp", dst, flow.end); flow.tracked == nil { // the policy changed meanwhile
+		flow.end()
+		ep.Close()
+		return nil
+	}
+	n.counters.connectionsOut.Add(1)
 	n.counters.udpFlows.Add(1)
 	if evicted := n.udp.add(flow, n.limits.UDPFlows); evicted != nil {
 		n.counters.limited.Add(1)
@@ -121,6 +134,7 @@ func (f *udpFlow) end() {
 func (f *udpFlow) carry() {
 	defer f.network.counters.udpFlows.Add(-1)
 	defer f.network.udp.remove(f)
+	defer f.network.flows.remove(f.tracked)
 	defer f.ep.Close()
 	var back sync.WaitGroup
 	back.Go(func() {
@@ -141,8 +155,11 @@ func (f *udpFlow) toHost() {
 	f.queue.EventRegister(&entry)
 	defer f.queue.EventUnregister(&entry)
 	for {
-		for f.passToHost() {
+		for n := f.passToHost(); n >= 0; n = f.passToHost() {
 			f.touch()
+			if !f.network.payUntil(f.stopped, outward, n) {
+				return
+			}
 		}
 		select {
 		case <-ready:
@@ -154,16 +171,17 @@ func (f *udpFlow) toHost() {
 	}
 }
 
-func (f *udpFlow) passToHost() bool {
+// passToHost sends one datagram and gives its size, -1 if there is none.
+func (f *udpFlow) passToHost() int {
 	buf := f.network.buffers.Get().(*[bufferSize]byte)
 	defer f.network.buffers.Put(buf)
 	writer := tcpip.SliceWriter(buf[:])
 	result, tErr := f.ep.Read(&writer, tcpip.ReadOptions{})
 	if tErr != nil {
-		return false
+		return -1
 	}
 	_, _ = f.host.Write(buf[:result.Count])
-	return true
+	return result.Count
 }
 
 // toGuest passes on what comes back until the flow has been idle for long enough or ends.
@@ -175,13 +193,19 @@ func (f *udpFlow) toGuest() {
 	idle := f.network.limits.UDPIdle
 	_ = f.host.SetReadDeadline(time.Now().Add(idle))
 	for {
-		err := f.network.receive(raw.Read, func(data []byte) error {
+		carried := 0
+		err := f.network.receive(raw.Read, bufferSize, func(data []byte) error {
 			f.touch()
+			carried = len(data)
 			_, _ = f.ep.Write(reader(data), tcpip.WriteOptions{})
 			return nil
 		})
 		switch {
-		case err == nil, errors.Is(err, unix.ECONNREFUSED):
+		case err == nil:
+			if !f.network.payUntil(f.stopped, inward, carried) {
+				return
+			}
+		case errors.Is(err, unix.ECONNREFUSED):
 			// A refusal tells about an earlier datagram; the next one may fare better.
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			// The deadline is moved only when it has come, not with every datagram.

@@ -169,7 +169,7 @@ func FuzzInspect(f *testing.F) {
 
 // Hostile frames over the real socket: nothing comes back, nothing breaks, they are counted.
 func TestSpoofedFrames(t *testing.T) {
-	n, guest := pair(t, Config{Policy: mustPolicy(t, "", []string{ownAddress}, nil)})
+	n, guest := pair(t, Config{Egress: mustPolicy(t, "", []string{ownAddress}, nil)})
 	main, control := guest.main(), guest.control()
 	echo := packet{protocol: header.ICMPv4ProtocolNumber, payload: icmpMessage(header.ICMPv4Echo)}
 	for range 10 {
@@ -203,7 +203,7 @@ func TestSpoofedFrames(t *testing.T) {
 // Nothing leads from the control network into the main one or out.
 func TestControlNetworkIsClosed(t *testing.T) {
 	served := serveTCP(t, ownAddress+":0", echoTCP)
-	n, guest := pair(t, Config{Policy: mustPolicy(t, "", []string{ownAddress}, nil)})
+	n, guest := pair(t, Config{Egress: mustPolicy(t, "", []string{ownAddress}, nil)})
 	guest.stack.SetRouteTable([]tcpip.Route{{
 		Destination: header.IPv4EmptySubnet, Gateway: tcpipAddress(controlSide().host), NIC: controlNIC,
 	}})

@@ -21,6 +21,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+
+	"vers/internal/egress"
 )
 
 // testGuest plays QEMU and the guest: UNIX datagram sockets as QEMU has them, and behind them a network stack of its
@@ -264,11 +266,11 @@ func eventually(t testing.TB, what string, holds func() bool) {
 	}
 }
 
-func mustPolicy(t testing.TB, mode string, allow, deny []string) Policy {
+func mustPolicy(t testing.TB, mode string, allow, deny []string) egress.Levels {
 	t.Helper()
-	policy, err := ParsePolicy(mode, allow, deny)
+	policy, err := egress.New(mode, allow, deny)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return policy
+	return egress.Stack(policy, nil, nil)
 }

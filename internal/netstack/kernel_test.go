@@ -69,7 +69,7 @@ func TestKernelGuest(t *testing.T) {
 	served := serveTCP(t, ownAddress+":0", echoTCP)
 	udpServed := serveUDPEcho(t, ownAddress+":0")
 	dir := shortDir(t)
-	n := newTestNetwork(t, Config{Dir: dir, Policy: mustPolicy(t, "", []string{served, udpServed}, nil)})
+	n := newTestNetwork(t, Config{Dir: dir, Egress: mustPolicy(t, "", []string{served, udpServed}, nil)})
 	guest := newKernelGuest(t, dir)
 
 	conn, err := guest.dial("tcp4", served)
@@ -131,7 +131,7 @@ func TestKernelGuest(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer old.Close()
-	second := newTestNetwork(t, Config{Dir: dir, Policy: mustPolicy(t, "", []string{served}, nil)})
+	second := newTestNetwork(t, Config{Dir: dir, Egress: mustPolicy(t, "", []string{served}, nil)})
 	_, _ = old.Write([]byte("x"))
 	_ = old.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := io.ReadAll(old); !errors.Is(err, syscall.ECONNRESET) {

@@ -31,7 +31,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	policy := mustPolicy(t, "", []string{ownAddress, "10.98.0.0/16"}, nil)
 	dir := shortDir(t)
 	round := func() {
-		n, err := New(t.Context(), Config{Dir: dir, Policy: policy, Resolvers: []string{resolver}})
+		n, err := New(t.Context(), Config{Dir: dir, Egress: policy, Resolvers: []string{resolver}})
 		if err != nil {
 			t.Fatal(err)
 		}

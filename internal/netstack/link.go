@@ -19,15 +19,19 @@ func (s *side) guestLinkAddress() tcpip.LinkAddress { return tcpip.LinkAddress(s
 // puts that address into every frame, so the stack never asks for it and no connection waits for an ARP answer.
 type link struct {
 	side
-	rx         *receiver
-	tx         *sender
-	counters   *counters
+	rx       *receiver
+	tx       *sender
+	counters *counters
+	traffic
 	dispatcher atomic.Pointer[stack.NetworkDispatcher]
 	scratch    []byte // frame under construction; WritePackets is called by one goroutine, the queue's
 	reader     sync.WaitGroup
 
 	syns synTable
 }
+
+// traffic counts the frames of one card.
+type traffic struct{ received, sent, bytesReceived, bytesSent atomic.Uint64 }
 
 var _ stack.LinkEndpoint = (*link)(nil)
 
@@ -70,6 +74,8 @@ func (l *link) run() {
 
 func (l *link) receive(frame []byte) {
 	l.counters.received.Add(1)
+	l.received.Add(1)
+	l.bytesReceived.Add(uint64(len(frame)))
 	switch l.inspect(frame) {
 	case frameSpoofed:
 		l.counters.spoofed.Add(1)
@@ -105,8 +111,10 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 		l.syns.note(frame)
 		if l.tx.send(frame) {
 			sent++
+			l.bytesSent.Add(uint64(len(frame)))
 		}
 	}
+	l.sent.Add(uint64(sent))
 	l.counters.sent.Add(uint64(sent))
 	return sent, nil
 }

@@ -3,7 +3,8 @@
 //
 //	           QEMU                         versd
 //	guest ── virtio-net ══ UNIX datagram ══ link ── gVisor stack ─┬─ DNS, DHCP, echo at 10.77.0.1
-//	eth0     (main)        net0.*                                 ├─ egress: Policy, then a socket of the host
+//	eth0     (main)        net0.*                                 ├─ filter, then a socket of the host
+//	                                                              ├─ filter, then DialGuest of a peer
 //	                                                              └─ DialGuest
 //	agent ── virtio-net ══ UNIX datagram ══ link ── the same ─────── DialAgent, nothing else
 //	         (control)     net1.*
@@ -13,7 +14,7 @@
 // reset when it next uses them.
 //
 // The guest is not trusted. A frame that does not come from the guest's own addresses is dropped (link.inspect), a
-// flow that the Policy refuses is reset, and every resource a guest can use up has a limit.
+// flow that the policy refuses is reset, and every resource a guest can use up has a limit.
 package netstack
 
 import (
@@ -31,6 +32,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
+	"vers/internal/egress"
 	"vers/internal/fault"
 )
 
@@ -42,8 +44,10 @@ type Config struct {
 	// UID and GID are those of the QEMU process, which get the sockets; nobody else but root may send to them, and
 	// QEMU's sockets must belong to UID. Both zero: the sockets stay ours, and QEMU's are taken from anybody.
 	UID, GID int
-	// Policy decides where the guest may connect to.
-	Policy Policy
+	// Egress decides where the guest may connect to, until SetEgress.
+	Egress egress.Levels
+	// Peers are other VMs that the guest may reach by name. Nil: none.
+	Peers Peers
 	// Limits bounds what the guest can use up. Zero fields get defaults.
 	Limits Limits
 	// Resolvers are the DNS servers asked on behalf of the guest, as host:port. Empty: those of ResolvConf.
@@ -51,11 +55,11 @@ type Config struct {
 	// ResolvConf is the file that names the host's resolvers; it is read again when it changes. Empty:
 	// /etc/resolv.conf.
 	ResolvConf string
-	// Logger takes refusals at debug level. Nil: slog.Default().
+	// Logger takes refusals, a few per second at most. Nil: slog.Default().
 	Logger *slog.Logger
 
 	// isHost replaces the question to the kernel, in tests.
-	isHost HostAddress
+	isHost egress.HostAddress
 }
 
 // Limits bounds what one guest can use up on the host.
@@ -94,8 +98,8 @@ type Stats struct {
 	FramesSent     uint64 // to the guest
 	FramesSpoofed  uint64 // dropped: not the guest's MAC or IP address
 	FramesDropped  uint64 // dropped: malformed or of no interest (IPv6, multicast)
-	FlowsRefused   uint64 // TCP connections and UDP datagrams that the policy refused
-	FlowsLimited   uint64 // TCP connections refused and UDP flows ended early because of a limit
+	FlowsRefused   uint64 // TCP connections and UDP datagrams that the policy refused, connections that it ended
+	FlowsLimited   uint64 // TCP connections refused or held up and UDP flows refused or ended early because of a limit
 	NamesRefused   uint64 // DNS queries refused
 	TCPFlows       int    // gauge
 	UDPFlows       int    // gauge
@@ -103,15 +107,15 @@ type Stats struct {
 
 type counters struct {
 	received, sent, spoofed, dropped atomic.Uint64
+	connectionsOut, connectionsIn    atomic.Uint64
 	refused, limited, namesRefused   atomic.Uint64
 	tcpFlows, udpFlows               atomic.Int64
 }
 
 // Network is the network of one VM. Its methods are safe for concurrent use.
 type Network struct {
-	policy   Policy
+	filter   *filter
 	limits   Limits
-	isHost   HostAddress
 	log      *slog.Logger
 	counters counters
 
@@ -127,6 +131,8 @@ type Network struct {
 	workers sync.WaitGroup // Add only through enter
 	buffers sync.Pool      // *[bufferSize]byte
 	udp     udpTable
+	flows   flowTable
+	peers   peerTable
 
 	closeOnce sync.Once
 }
@@ -142,14 +148,13 @@ func New(ctx context.Context, cfg Config) (_ *Network, err error) {
 		return nil, err
 	}
 	n := &Network{
-		policy: cfg.Policy, limits: cfg.Limits.withDefaults(), isHost: cfg.isHost, log: cfg.Logger,
-	}
-	if n.isHost == nil {
-		n.isHost = kernelHostAddress
+		limits: cfg.Limits.withDefaults(), log: cfg.Logger,
 	}
 	if n.log == nil {
 		n.log = slog.Default()
 	}
+	n.filter = newFilter(cfg.Egress, cfg.isHost, n.log)
+	n.peers.Peers = cfg.Peers
 	n.buffers.New = func() any { return new([bufferSize]byte) }
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	defer func() {
@@ -256,6 +261,17 @@ func (n *Network) Stats() Stats {
 		FramesSpoofed: c.spoofed.Load(), FramesDropped: c.dropped.Load(),
 		FlowsRefused: c.refused.Load(), FlowsLimited: c.limited.Load(), NamesRefused: c.namesRefused.Load(),
 		TCPFlows: int(c.tcpFlows.Load()), UDPFlows: int(c.udpFlows.Load()),
+	}
+}
+
+// Traffic counts what went over the main network.
+func (n *Network) Traffic() egress.Counters {
+	c, l := &n.counters, n.main
+	return egress.Counters{
+		BytesOut: l.bytesReceived.Load(), BytesIn: l.bytesSent.Load(),
+		PacketsOut: l.received.Load(), PacketsIn: l.sent.Load(),
+		ConnectionsOut: c.connectionsOut.Load(), ConnectionsIn: c.connectionsIn.Load(),
+		Refused: c.refused.Load() + c.namesRefused.Load(), Limited: c.limited.Load(), Spoofed: c.spoofed.Load(),
 	}
 }
 

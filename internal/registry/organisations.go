@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"vers/internal/catalog"
+	"vers/internal/egress"
 	"vers/internal/fault"
 	"vers/internal/ident"
 )
@@ -109,4 +110,20 @@ func (r *Registry) OwnQuotas(ctx context.Context, orgID string) (catalog.Quotas,
 // refuses more.
 func (r *Registry) SetQuotas(ctx context.Context, orgID string, q catalog.Quotas) error {
 	return r.catalog.SetQuotas(ctx, orgID, q)
+}
+
+// Egress gives what the VMs of an organisation may reach; nil: what the server permits.
+func (r *Registry) Egress(ctx context.Context, orgID string) (*egress.Policy, error) {
+	return r.catalog.OrganisationEgress(ctx, orgID)
+}
+
+// SetEgress replaces what the VMs of an organisation may reach; nil: what the server permits. A running versd applies it to
+// VMs that run, within a second.
+func (r *Registry) SetEgress(ctx context.Context, orgID string, policy *egress.Policy) error {
+	if policy != nil {
+		if err := policy.ValidateBelow(); err != nil {
+			return fault.Invalidf("%w", err)
+		}
+	}
+	return r.catalog.SetOrganisationEgress(ctx, orgID, policy)
 }

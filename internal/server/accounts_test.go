@@ -193,7 +193,7 @@ func TestMetrics(t *testing.T) {
 		parser := expfmt.NewTextParser(model.UTF8Validation)
 		families, err := parser.TextToMetricFamilies(strings.NewReader(a.body))
 		h.must(err)
-		for _, want := range []string{"vers_vms", "vers_organisations", "vers_commits", "vers_commits_stored_bytes", "vers_http_requests_total",
+		for _, want := range []string{"vers_vms", "vers_network_connections_total", "vers_network_spoofed_total", "vers_egress_limited_total", "vers_organisations", "vers_commits", "vers_commits_stored_bytes", "vers_http_requests_total",
 			"vers_http_request_seconds", "vers_operation_seconds", "vers_pause_seconds", "vers_build_info", "go_goroutines"} {
 			if families[want] == nil {
 				t.Errorf("%s: no %s", name, want)
@@ -205,13 +205,19 @@ func TestMetrics(t *testing.T) {
 		for _, line := range []string{
 			`vers_vms{state="running"} 1`, `vers_commits 1`, `vers_organisations 2`, `vers_operation_seconds_count{operation="commit"} 1`,
 			`vers_http_requests_total{method="GET",route="/api/v1/vm/{id}/status",status="404"} 5`, `vers_pause_seconds_count 1`,
+			`vers_network_bytes_total{direction="out",organisation="acme"} 4711`, `vers_egress_refused_total{organisation="acme"} 3`,
 		} {
 			if !strings.Contains(a.body, line+"\n") {
 				t.Errorf("no %s", line)
 			}
 		}
-		if strings.Contains(a.body, vm) || strings.Contains(a.body, "acme") {
-			t.Error("names or ids are in the labels")
+		if strings.Contains(a.body, vm) {
+			t.Error("ids are in the labels")
+		}
+		for line := range strings.Lines(a.body) {
+			if strings.Contains(line, "acme") && !strings.HasPrefix(line, "vers_network_") && !strings.HasPrefix(line, "vers_egress_") {
+				t.Errorf("a name is in the labels: %s", line)
+			}
 		}
 	}
 }

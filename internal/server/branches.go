@@ -48,6 +48,12 @@ type branchInput struct {
 	ID string `path:"id" doc:"Id of the VM or commit"`
 	CountInput
 	SourceInput
+	BranchBody
+}
+
+// BranchBody is the body of the branch calls.
+type BranchBody struct {
+	Body *api.BranchRequest
 }
 
 // read checks id and count.
@@ -92,10 +98,14 @@ func (s *Server) branchVM(ctx context.Context, in *branchInput) (*output[api.New
 	if err != nil {
 		return nil, err
 	}
+	network, err := branchNetwork(in.Body, count)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := detach(ctx)
 	defer cancel()
 	vms, commit, timing, err := s.Machines.Branch(ctx, callerOf(ctx), id,
-		machine.BranchRequest{Count: count, KeepPaused: in.KeepPaused, SkipWaitBoot: in.SkipWaitBoot})
+		machine.BranchRequest{Count: count, KeepPaused: in.KeepPaused, SkipWaitBoot: in.SkipWaitBoot, Network: network})
 	if err != nil {
 		return nil, err
 	}
@@ -107,13 +117,14 @@ func (s *Server) branchCommit(ctx context.Context, in *branchInput) (*output[api
 	if err != nil {
 		return nil, err
 	}
-	return s.startFromCommit(ctx, id, count)
+	return s.startFromCommit(ctx, id, count, in.Body)
 }
 
 type branchRefInput struct {
 	Repo string `path:"repo"`
 	Tag  string `path:"tag"`
 	CountInput
+	BranchBody
 }
 
 func (s *Server) branchRef(ctx context.Context, in *branchRefInput) (*output[api.NewVMs], error) {
@@ -125,12 +136,13 @@ func (s *Server) branchRef(ctx context.Context, in *branchRefInput) (*output[api
 	if err != nil {
 		return nil, err
 	}
-	return s.startFromCommit(ctx, commitID, count)
+	return s.startFromCommit(ctx, commitID, count, in.Body)
 }
 
 type branchTagInput struct {
 	Tag string `path:"tag"`
 	CountInput
+	BranchBody
 }
 
 func (s *Server) branchTag(ctx context.Context, in *branchTagInput) (*output[api.NewVMs], error) {
@@ -142,13 +154,17 @@ func (s *Server) branchTag(ctx context.Context, in *branchTagInput) (*output[api
 	if err != nil {
 		return nil, err
 	}
-	return s.startFromCommit(ctx, commitID, count)
+	return s.startFromCommit(ctx, commitID, count, in.Body)
 }
 
-func (s *Server) startFromCommit(ctx context.Context, commitID string, count int) (*output[api.NewVMs], error) {
+func (s *Server) startFromCommit(ctx context.Context, commitID string, count int, body *api.BranchRequest) (*output[api.NewVMs], error) {
+	network, err := branchNetwork(body, count)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := detach(ctx)
 	defer cancel()
-	vms, err := s.Machines.BranchCommit(ctx, callerOf(ctx), commitID, count)
+	vms, err := s.Machines.BranchCommit(ctx, callerOf(ctx), commitID, count, network)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"vers/internal/catalog"
+	"vers/internal/egress"
 	"vers/internal/fault"
 	"vers/internal/guest"
 	"vers/internal/ident"
@@ -87,8 +88,8 @@ func (f *fakeMachines) Run(ctx context.Context, c machine.Caller, req machine.Ru
 	return f.add(c, req.Config, req.Labels, catalog.Commit{}), nil
 }
 
-func (f *fakeMachines) Restore(ctx context.Context, c machine.Caller, commitID string) (machine.VM, error) {
-	vms, err := f.BranchCommit(ctx, c, commitID, 1)
+func (f *fakeMachines) Restore(ctx context.Context, c machine.Caller, commitID string, network machine.NetworkRequest) (machine.VM, error) {
+	vms, err := f.BranchCommit(ctx, c, commitID, 1, network)
 	if err != nil {
 		return machine.VM{}, err
 	}
@@ -100,11 +101,11 @@ func (f *fakeMachines) Branch(ctx context.Context, c machine.Caller, vmID string
 	if err != nil {
 		return nil, commit, timing, err
 	}
-	vms, err := f.BranchCommit(ctx, c, commit.ID, req.Count)
+	vms, err := f.BranchCommit(ctx, c, commit.ID, req.Count, req.Network)
 	return vms, commit, timing, err
 }
 
-func (f *fakeMachines) BranchCommit(ctx context.Context, c machine.Caller, commitID string, count int) ([]machine.VM, error) {
+func (f *fakeMachines) BranchCommit(ctx context.Context, c machine.Caller, commitID string, count int, network machine.NetworkRequest) ([]machine.VM, error) {
 	commit, err := f.catalog.VisibleCommit(ctx, commitID)
 	if err != nil || commit.OrgID != c.OrgID && !commit.IsPublic {
 		return nil, fault.NotFoundf("commit '%s' not found", commitID)
@@ -115,8 +116,10 @@ func (f *fakeMachines) BranchCommit(ctx context.Context, c machine.Caller, commi
 		return nil, err
 	}
 	var vms []machine.VM
+	config := machine.Defaults
+	config.Egress = network.Egress
 	for range count {
-		vms = append(vms, f.add(c, machine.Defaults, nil, commit))
+		vms = append(vms, f.add(c, config, nil, commit))
 	}
 	return vms, nil
 }
@@ -170,7 +173,7 @@ func (f *fakeMachines) Commit(ctx context.Context, c machine.Caller, vmID string
 }
 
 func (f *fakeMachines) StartBuilder(ctx context.Context, c machine.Caller, req machine.BuilderRequest) (machine.VM, error) {
-	return f.Restore(ctx, c, req.CommitID)
+	return f.Restore(ctx, c, req.CommitID, machine.NetworkRequest{})
 }
 
 func (f *fakeMachines) KeepBuilder(context.Context, machine.Caller, string) error { return nil }
@@ -253,6 +256,21 @@ func (f *fakeMachines) Delete(_ context.Context, c machine.Caller, id string, sk
 		return f.catalog.DeleteVM(context.Background(), id)
 	}
 	return err
+}
+
+func (f *fakeMachines) SetNetwork(_ context.Context, c machine.Caller, id string, req machine.NetworkRequest) error {
+	return f.change(c, id, false, func(vm *machine.VM) error { vm.Config.Egress = req.Egress; return nil })
+}
+
+func (f *fakeMachines) Egress(_ context.Context, c machine.Caller, id string) (machine.EgressView, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	vm, err := f.find(c, id)
+	return machine.EgressView{Levels: egress.Stack(egress.Policy{}, nil, vm.Config.Egress), Traffic: egress.Counters{BytesOut: 7}}, err
+}
+
+func (f *fakeMachines) Traffic(context.Context) (map[string]egress.Counters, error) {
+	return map[string]egress.Counters{"acme": {BytesOut: 4711, Refused: 3}, "other": {}}, nil
 }
 
 func (f *fakeMachines) Usage(ctx context.Context, c machine.Caller) (machine.Usage, error) {

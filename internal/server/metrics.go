@@ -15,6 +15,7 @@ import (
 
 	"vers/api"
 	"vers/internal/catalog"
+	"vers/internal/egress"
 	"vers/internal/fault"
 	"vers/internal/machine"
 )
@@ -65,6 +66,8 @@ func newMetrics(s *Server) *metrics {
 // Totals counts what all organisations have. Implementations measure what they have to first.
 type Totals interface {
 	Totals(ctx context.Context) (catalog.Totals, error)
+	// Traffic sums what the VMs of each organisation sent and received, by its name.
+	Traffic(ctx context.Context) (map[string]egress.Counters, error)
 }
 
 // totals asks for the numbers when they are read.
@@ -77,6 +80,12 @@ var (
 	descVMs     = prometheus.NewDesc("vers_vms", "VMs by state.", []string{"state"}, nil)
 	descOrgs    = prometheus.NewDesc("vers_organisations", "Organisations.", nil, nil)
 	descCommits = prometheus.NewDesc("vers_commits", "Commits that users see.", nil, nil)
+	descBytes   = prometheus.NewDesc("vers_network_bytes_total", "Bytes over the network cards of VMs; out is sent by them.", []string{"organisation", "direction"}, nil)
+	descPackets = prometheus.NewDesc("vers_network_packets_total", "Packets over the network cards of VMs.", []string{"organisation", "direction"}, nil)
+	descConns   = prometheus.NewDesc("vers_network_connections_total", "Connections that VMs opened (out) and that were opened to them (in).", []string{"organisation", "direction"}, nil)
+	descRefused = prometheus.NewDesc("vers_egress_refused_total", "Connections, datagrams and names that an egress policy refused.", []string{"organisation"}, nil)
+	descLimited = prometheus.NewDesc("vers_egress_limited_total", "Connections of VMs that a limit held up or ended.", []string{"organisation"}, nil)
+	descSpoofed = prometheus.NewDesc("vers_network_spoofed_total", "Frames of VMs dropped because they pretended to come from somebody else.", []string{"organisation"}, nil)
 	descStored  = prometheus.NewDesc("vers_commits_stored_bytes", "What commits take on disk.", nil, nil)
 )
 
@@ -84,7 +93,7 @@ const totalsLimit = 5 * time.Second
 
 // Describe implements prometheus.Collector.
 func (t *totals) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descVMs, descOrgs, descCommits, descStored} {
+	for _, d := range []*prometheus.Desc{descVMs, descOrgs, descCommits, descStored, descBytes, descPackets, descConns, descRefused, descLimited, descSpoofed} {
 		out <- d
 	}
 }
@@ -108,6 +117,32 @@ func (t *totals) Collect(out chan<- prometheus.Metric) {
 	gauge(descOrgs, n.Organisations)
 	gauge(descCommits, n.Commits)
 	gauge(descStored, n.StoredBytes)
+	t.collectTraffic(ctx, out)
+}
+
+// collectTraffic tells organisations apart, not VMs: these come and go by the thousand.
+func (t *totals) collectTraffic(ctx context.Context, out chan<- prometheus.Metric) {
+	traffic, err := t.machines.Traffic(ctx)
+	if err != nil {
+		t.log.Error("metrics", "error", err)
+		out <- prometheus.NewInvalidMetric(descBytes, err)
+		return
+	}
+	counter := func(d *prometheus.Desc, value uint64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
+	}
+	for org, c := range traffic {
+		for _, both := range []struct {
+			desc        *prometheus.Desc
+			outward, in uint64
+		}{{descBytes, c.BytesOut, c.BytesIn}, {descPackets, c.PacketsOut, c.PacketsIn}, {descConns, c.ConnectionsOut, c.ConnectionsIn}} {
+			counter(both.desc, both.outward, org, "out")
+			counter(both.desc, both.in, org, "in")
+		}
+		counter(descRefused, c.Refused, org)
+		counter(descLimited, c.Limited, org)
+		counter(descSpoofed, c.Spoofed, org)
+	}
 }
 
 // otherRoute stands for paths and methods that nothing answers.

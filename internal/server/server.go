@@ -39,9 +39,9 @@ type Machines interface {
 // Makers make VMs. A returned VM is shown by List.
 type Makers interface {
 	Run(ctx context.Context, caller machine.Caller, req machine.RunRequest) (machine.VM, error)
-	Restore(ctx context.Context, caller machine.Caller, commitID string) (machine.VM, error)
+	Restore(ctx context.Context, caller machine.Caller, commitID string, network machine.NetworkRequest) (machine.VM, error)
 	Branch(ctx context.Context, caller machine.Caller, vmID string, req machine.BranchRequest) ([]machine.VM, machine.Commit, machine.Timing, error)
-	BranchCommit(ctx context.Context, caller machine.Caller, commitID string, count int) ([]machine.VM, error)
+	BranchCommit(ctx context.Context, caller machine.Caller, commitID string, count int, network machine.NetworkRequest) ([]machine.VM, error)
 	// Fork makes a VM from any organisation's commit, and a commit of that VM, which publish names in the transaction
 	// that makes both visible. Who may fork what is the server's business.
 	Fork(ctx context.Context, caller machine.Caller, commitID string, publish machine.Publish) (machine.VM, machine.Commit, error)
@@ -62,6 +62,8 @@ type Controls interface {
 	Delete(ctx context.Context, caller machine.Caller, vmID string, skipWaitBoot bool) error
 	Resize(ctx context.Context, caller machine.Caller, vmID string, fsSizeMiB int64, skipWaitBoot bool) error
 	SetLabels(ctx context.Context, caller machine.Caller, vmID string, labels map[string]string) error
+	// SetNetwork changes what a VM may reach. It holds when SetNetwork returns.
+	SetNetwork(ctx context.Context, caller machine.Caller, vmID string, req machine.NetworkRequest) error
 }
 
 // Views look at VMs and into them.
@@ -70,6 +72,8 @@ type Views interface {
 	List(ctx context.Context, caller machine.Caller) ([]machine.VM, error)
 	// Guest waits for a booting VM; a paused or dead one is fault.Conflict.
 	Guest(ctx context.Context, caller machine.Caller, vmID string) (*guest.Client, error)
+	// Egress says what a VM may reach, and what it did.
+	Egress(ctx context.Context, caller machine.Caller, vmID string) (machine.EgressView, error)
 	// Usage says what the caller's organisation uses, and may use.
 	Usage(ctx context.Context, caller machine.Caller) (machine.Usage, error)
 	Totals
@@ -131,6 +135,7 @@ func New(options Options) *Server {
 	s.builder = s.newBuilder()
 	s.routeVMs()
 	s.routeBranches()
+	s.routeEgress()
 	s.routeExec()
 	s.routeFiles()
 	s.routeSSH()

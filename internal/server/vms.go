@@ -126,7 +126,16 @@ func (s *Server) vmMetadata(ctx context.Context, in *VMInput) (*output[api.VMMet
 	if err != nil {
 		return nil, err
 	}
-	return reply(api.VMMetadata{VMID: vm.ID, OwnerID: vm.OwnerID, CreatedAt: vm.CreatedAt.UTC(), State: vm.State,
+	view, err := s.Machines.Egress(ctx, callerOf(ctx), vm.ID)
+	if err != nil {
+		return nil, err
+	}
+	own := ""
+	if vm.Config.Egress != nil {
+		own = vm.Config.Egress.String()
+	}
+	traffic := showTraffic(view.Traffic)
+	return reply(api.VMMetadata{VMID: vm.ID, Egress: own, Internal: view.Internal, Traffic: &traffic, OwnerID: vm.OwnerID, CreatedAt: vm.CreatedAt.UTC(), State: vm.State,
 		IP: guestAddress, ParentCommitID: optional(vm.ParentCommit), GrandparentVM: optional(vm.GrandparentVM),
 		MemSizeMiB: vm.Config.MemSizeMiB, VCPUCount: vm.Config.VCPUCount, FSSizeMiB: vm.Config.FSSizeMiB,
 		ImageName: vm.Config.ImageName, KernelName: vm.Config.KernelName,
@@ -147,10 +156,14 @@ func (s *Server) newRoot(ctx context.Context, in *newRootInput) (*output[api.New
 	if err := registry.CheckEnv(in.Body.Env); err != nil {
 		return nil, err
 	}
+	network, err := readNetwork(in.Body.NetworkOptions)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := detach(ctx)
 	defer cancel()
 	vm, err := s.Machines.Run(ctx, callerOf(ctx), machine.RunRequest{Config: config, Labels: in.Body.VMConfig.Labels,
-		Env: in.Body.Env, WaitBoot: in.WaitBoot, Cold: in.Body.Cold, Start: in.Body.Start})
+		Env: in.Body.Env, WaitBoot: in.WaitBoot, Cold: in.Body.Cold, Start: in.Body.Start, Network: network})
 	if err != nil {
 		return nil, err
 	}
@@ -189,13 +202,17 @@ func readConfig(c api.VMConfig) (catalog.VMConfig, error) {
 type fromCommitInput struct{ Body api.FromCommitRequest }
 
 func (s *Server) fromCommit(ctx context.Context, in *fromCommitInput) (*output[api.NewVM], error) {
+	network, err := readNetwork(in.Body.NetworkOptions)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := detach(ctx)
 	defer cancel()
 	commitID, err := s.selectCommit(ctx, in.Body)
 	if err != nil {
 		return nil, err
 	}
-	vm, err := s.Machines.Restore(ctx, callerOf(ctx), commitID)
+	vm, err := s.Machines.Restore(ctx, callerOf(ctx), commitID, network)
 	if err != nil {
 		return nil, err
 	}

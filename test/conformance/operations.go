@@ -7,7 +7,7 @@ func operations() map[string]operation {
 	all := map[string]operation{}
 	for _, group := range []map[string]operation{vmOperations(), branchOperations(), commandOperations(), commitOperations(),
 		repositoryOperations(), tagOperations(), publicOperations(), accountOperations(),
-		keyOperations(), loginOperations(), domainOperations(), gatewayOperations(), deployOperations(), imageOperations(), buildOperations()} {
+		keyOperations(), loginOperations(), domainOperations(), gatewayOperations(), deployOperations(), networkOperations(), imageOperations(), buildOperations()} {
 		maps.Copy(all, group)
 	}
 	return all

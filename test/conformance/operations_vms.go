@@ -47,6 +47,7 @@ func vmOperations() map[string]operation {
 				{why: "no disk", body: sizes("fs_size_mib", -1), status: 400, says: "Invalid filesystem size"},
 				{why: "unknown image", body: sizes("image_name", "custom-image"), status: 404, says: "rootfs image 'custom-image' not found"},
 				{why: "unknown kernel", body: sizes("kernel_name", "nix"), status: 404, says: "kernel image 'nix' not found"},
+				{why: "no egress policy", body: fixed(object{"vm_config": object{}, "egress": object{"mode": "everything"}}), status: 400, says: "egress mode"},
 				{why: "image outside", body: sizes("image_name", "../../etc/passwd"), status: 404},
 			}},
 		"restore-vm": {status: 201,
@@ -68,6 +69,9 @@ func vmOperations() map[string]operation {
 				{why: "unknown tag", body: fixed(object{"tag_name": "no-such-tag"}), status: 404},
 				{why: "no reference", body: fixed(object{"ref": "my-app"}), status: 400, says: "Invalid ref format"},
 				{why: "reference into another organisation", body: fixed(object{"ref": "vers/app:latest"}), status: 400, says: "fork"},
+				{why: "no egress rule", body: func(w *world, _ map[string]string) object {
+					return object{"commit_id": w.commit(), "egress": object{"deny": []string{"x"}}}
+				}, status: 400, says: "deny list"},
 				{why: "commit of somebody else", body: func(w *world, _ map[string]string) object {
 					return object{"commit_id": w.foreignCommit(false)}
 				}, status: 404},

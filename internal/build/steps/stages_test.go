@@ -223,7 +223,7 @@ func TestKilledServer(t *testing.T) {
 	kept, err := w.Manager.StartBuilder(t.Context(), w.Acme, machine.BuilderRequest{BuildID: "b", CommitID: made.ID})
 	w.must(err)
 	w.must(w.Manager.KeepBuilder(t.Context(), w.Acme, kept.ID))
-	if _, err := w.Manager.Restore(t.Context(), w.Acme, made.ID); !fault.Is(err, fault.NotFound) {
+	if _, err := w.Manager.Restore(t.Context(), w.Acme, made.ID, machine.NetworkRequest{}); !fault.Is(err, fault.NotFound) {
 		t.Errorf("a step's commit can be started by anybody: %v", err)
 	}
 	if _, err := w.Manager.StartBuilder(t.Context(), w.Other, machine.BuilderRequest{BuildID: "b", CommitID: made.ID}); !fault.Is(err, fault.NotFound) {

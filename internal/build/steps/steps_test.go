@@ -150,7 +150,7 @@ func (w *world) noVMs() {
 // shell runs a script in a machine made of a commit, at its root, and gives what it writes.
 func (w *world) shell(commitID, script string) string {
 	w.t.Helper()
-	vm, err := w.Manager.Restore(w.t.Context(), w.Acme, commitID)
+	vm, err := w.Manager.Restore(w.t.Context(), w.Acme, commitID, machine.NetworkRequest{})
 	w.must(err)
 	defer func() { w.must(w.Manager.Delete(w.t.Context(), w.Acme, vm.ID, false)) }()
 	return w.Exec(w.t, w.Acme, vm.ID, "cd "+w.Machine(w.t, vm.ID).Root()+"\n"+script)

@@ -26,9 +26,10 @@ type Driver struct {
 	boot     string
 
 	mu       sync.Mutex
-	machines map[int]*guest    // by pid
-	byDir    map[string]*guest // the latest one of each directory
-	disks    map[string]uint32 // number that a layer holds at byte 512; absent: the layer below decides
+	machines map[int]*guest      // by pid
+	byDir    map[string]*guest   // the latest one of each directory
+	byVM     map[string]*network // the latest one of each VM
+	disks    map[string]uint32   // number that a layer holds at byte 512; absent: the layer below decides
 	services map[uint16]Service
 	networks int             // open
 	full     map[string]bool // directories without room
@@ -48,7 +49,7 @@ func New() *Driver {
 	return &Driver{
 		hardware: machine.Hardware{Accelerator: "tcg", CPU: "fake", MachineType: "fake-1", Devices: "v1"},
 		boot:     "00000000-0000-4000-8000-00000000fa4e",
-		machines: map[int]*guest{}, byDir: map[string]*guest{}, disks: map[string]uint32{}, services: map[uint16]Service{},
+		machines: map[int]*guest{}, byDir: map[string]*guest{}, byVM: map[string]*network{}, disks: map[string]uint32{}, services: map[uint16]Service{},
 		full: map[string]bool{}, nextPID: firstPID,
 	}
 }

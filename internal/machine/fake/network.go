@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 
+	"vers/internal/egress"
 	"vers/internal/fault"
 	"vers/internal/machine"
 )
@@ -26,14 +27,16 @@ func (d *Driver) Serve(port uint16, s Service) {
 
 // Networks opens the networks of a driver's machines.
 func Networks(d *Driver) machine.Networks {
-	return func(_ context.Context, dir string, _, _ int) (machine.Network, error) {
-		if err := d.at(OpNetwork, machine.Spec{Dir: dir}); err != nil {
+	return func(_ context.Context, spec machine.NetworkSpec) (machine.Network, error) {
+		if err := d.at(OpNetwork, machine.Spec{Dir: spec.Dir}); err != nil {
 			return nil, err
 		}
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.networks++
-		return &network{driver: d, dir: dir, closed: make(chan struct{}), open: map[*conn]struct{}{}}, nil
+		n := &network{driver: d, dir: spec.Dir, closed: make(chan struct{}), open: map[*conn]struct{}{}, levels: spec.Egress, Peers: spec.Peers}
+		d.byVM[spec.VMID] = n
+		return n, nil
 	}
 }
 
@@ -43,9 +46,14 @@ type network struct {
 	driver *Driver
 	dir    string
 	closed chan struct{}
+	Peers  machine.Peers
 
 	mu   sync.Mutex
 	open map[*conn]struct{} // nil: closed
+
+	levels   egress.Levels
+	traffic  egress.Counters
+	rechecks int
 }
 
 // conn is the host's end of a connection.
@@ -153,6 +161,63 @@ func (n *network) DialGuest(ctx context.Context, port uint16) (net.Conn, error) 
 	})
 	unlock()
 	return n.keep(client)
+}
+
+// SetEgress implements machine.Network. Nothing is held back: what holds can be asked with Egress.
+func (n *network) SetEgress(levels egress.Levels) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.levels = levels
+}
+
+// Recheck implements machine.Network.
+func (n *network) Recheck() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.rechecks++
+}
+
+// Traffic implements machine.Network.
+func (n *network) Traffic() egress.Counters {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.traffic
+}
+
+// Refusals implements machine.Network.
+func (n *network) Refusals() []egress.Refusal { return nil }
+
+// Egress gives the policies that the newest network of a VM has, and its peers.
+func (d *Driver) Egress(vmID string) (egress.Levels, machine.Peers) {
+	d.mu.Lock()
+	n := d.byVM[vmID]
+	d.mu.Unlock()
+	if n == nil {
+		return nil, machine.Peers{}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.levels, n.Peers
+}
+
+// Rechecks says how often the newest network of a VM was told to look at its connections again.
+func (d *Driver) Rechecks(vmID string) int {
+	d.mu.Lock()
+	n := d.byVM[vmID]
+	d.mu.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.rechecks
+}
+
+// Send lets the guest of a VM send bytes, as far as counters are concerned.
+func (d *Driver) Send(vmID string, bytes uint64) {
+	d.mu.Lock()
+	n := d.byVM[vmID]
+	d.mu.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.traffic = n.traffic.Add(egress.Counters{BytesOut: bytes, PacketsOut: 1})
 }
 
 // Close implements machine.Network.

@@ -34,7 +34,7 @@ func (r *Rig) Clone(t testing.TB, vmID string) (machine.VM, machine.Commit) {
 	ctx := r.context(t)
 	c, _, err := r.Manager.Commit(ctx, r.Acme, vmID, machine.CommitRequest{})
 	check(t, err)
-	vm, err := r.Manager.Restore(ctx, r.Acme, c.ID)
+	vm, err := r.Manager.Restore(ctx, r.Acme, c.ID, machine.NetworkRequest{})
 	check(t, err)
 	return vm, c
 }

@@ -12,6 +12,7 @@ import (
 
 	"vers/internal/build/engine"
 	"vers/internal/build/engine/embedded/wire"
+	"vers/internal/egress"
 	"vers/internal/fault"
 )
 
@@ -35,6 +36,8 @@ type Options struct {
 	// Program is vers-builder's path. "": beside this program, or in PATH.
 	Program string
 	Egress  Egress
+	// Organisation gives what the organisation may reach of that, at the beginning of each build; nil, or a nil policy: all.
+	Organisation func() *egress.Policy
 	// Registries are host:port of registries that are reached whatever Egress says, also on the host's loopback, by
 	// pulls but not by steps. They may speak HTTP without TLS.
 	Registries []string
@@ -117,6 +120,9 @@ func (e *Engine) start() wire.Start {
 	start := wire.Start{
 		Version: wire.Version, Dir: e.o.Dir, Store: e.o.Store, Network: engine.NetworkDefault, Egress: e.o.Egress,
 		Registries: e.o.Registries, Limits: e.o.Limits, Runtime: e.o.Runtime,
+	}
+	if e.o.Organisation != nil {
+		start.Egress.Organisation = e.o.Organisation()
 	}
 	if e.o.AuthFile != "" {
 		start.Auth, _ = os.ReadFile(e.o.AuthFile) // it need not be there

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"vers/internal/build/engine"
+	"vers/internal/egress"
 	"vers/internal/fault"
 )
 
@@ -44,11 +45,12 @@ type Start struct {
 	Runtime    string // OCI runtime, name or path
 }
 
-// Egress is the policy of netstack as it is written in a configuration.
+// Egress is the server's policy as it is written in a configuration, and that of the organisation.
 type Egress struct {
-	Mode  string
-	Allow []string
-	Deny  []string
+	Mode         string
+	Allow        []string
+	Deny         []string
+	Organisation *egress.Policy `json:",omitempty"` // narrows it further; nil: it says nothing
 }
 
 // Verdict is how it ended, as the supervisor saw it.

@@ -1,4 +1,4 @@
-package netstack
+package egress
 
 import (
 	"encoding/json"
@@ -8,8 +8,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
-	"vers/internal/fault"
 )
 
 func TestPolicyCheck(t *testing.T) {
@@ -104,7 +102,7 @@ func TestPolicyCheck(t *testing.T) {
 			if network == "" {
 				network = "tcp"
 			}
-			err := policy.Check(network, netip.MustParseAddrPort(tt.dst), isHost)
+			err := Levels{{Of: "server", Policy: policy}}.Check(network, netip.MustParseAddrPort(tt.dst), nil, isHost)
 			switch {
 			case tt.want == "" && err != nil:
 				t.Errorf("refused: %v", err)
@@ -117,30 +115,18 @@ func TestPolicyCheck(t *testing.T) {
 
 func TestPolicyFailsClosed(t *testing.T) {
 	broken := func(netip.Addr) (bool, error) { return false, errors.New("no netlink") }
-	if err := (Policy{}).Check("tcp", netip.MustParseAddrPort("9.9.9.9:443"), broken); err == nil {
+	if err := (Levels{}).Check("tcp", netip.MustParseAddrPort("9.9.9.9:443"), nil, broken); err == nil {
 		t.Error("permitted although the host's addresses are unknown")
 	}
-	if err := (Policy{Mode: "Public"}).Check("tcp", netip.MustParseAddrPort("9.9.9.9:443"), notHost); err == nil {
+	if err := (Levels{{Policy: Policy{Mode: "Public"}}}).Check("tcp", netip.MustParseAddrPort("9.9.9.9:443"), nil, notHost); err == nil {
 		t.Error("permitted in a mode that does not exist")
 	}
-	if err := (Policy{}).Check("tcp", netip.AddrPort{}, notHost); err == nil {
+	if err := (Levels{}).Check("tcp", netip.AddrPort{}, nil, notHost); err == nil {
 		t.Error("permitted without an address")
 	}
 }
 
 func notHost(netip.Addr) (bool, error) { return false, nil }
-
-func TestKernelHostAddress(t *testing.T) {
-	for addr, want := range map[string]bool{
-		"127.0.0.1": true, "127.1.2.3": true, ownAddress: true, "10.99.1.77": true,
-		"10.99.2.1": false, "9.9.9.9": false, "::1": true, "2606:2800::1": false,
-	} {
-		got, err := kernelHostAddress(netip.MustParseAddr(addr))
-		if err != nil || got != want {
-			t.Errorf("%s: %v, %v; want %v", addr, got, err, want)
-		}
-	}
-}
 
 func TestParseRule(t *testing.T) {
 	tests := []struct{ text, want, fails string }{
@@ -156,8 +142,23 @@ func TestParseRule(t *testing.T) {
 		{text: "[2001:db8::1]", want: "2001:db8::1"},
 		{text: "::ffff:10.0.0.1", want: "10.0.0.1"},
 		{text: "", fails: "not an IP address"},
-		{text: "example.com", fails: "names are not possible"},
-		{text: "example.com:443", fails: "names are not possible"},
+		{text: "example.com", want: "example.com"},
+		{text: "Example.COM.:443,80", want: "example.com:80,443"},
+		{text: "*.example.com:443", want: "*.example.com:443"},
+		{text: "_dmarc.xn--bcher-kva.example", want: "_dmarc.xn--bcher-kva.example"},
+		{text: "*", fails: "a dot inside"},
+		{text: "*.com.*", fails: "letters, digits"},
+		{text: "a.*.example.com", fails: "letters, digits"},
+		{text: "localhost", fails: "a dot inside"},
+		{text: "*.", fails: "a dot inside"},
+		{text: "a..b", fails: "between two dots"},
+		{text: strings.Repeat("a", 64) + ".b", fails: "between two dots"},
+		{text: strings.Repeat("a.", 130) + "b", fails: "more than 253"},
+		{text: "bücher.example", fails: "xn--"},
+		{text: "db.internal", fails: "those of VMs"},
+		{text: "exa mple.com", fails: "letters, digits"},
+		{text: "10.0.0.256", fails: "not an IP address"},
+		{text: "example.com:1" + strings.Repeat(",1", 64), fails: "at most 64"},
 		{text: "10.0.0.0/33", fails: "not a block"},
 		{text: "10.1.2.3/8", fails: "did you mean 10.0.0.0/8"},
 		{text: "::ffff:10.0.0.0/104", fails: "written as IPv6"},
@@ -185,11 +186,20 @@ func TestParseRule(t *testing.T) {
 	}
 }
 
-func TestParsePolicy(t *testing.T) {
-	if _, err := ParsePolicy("open", nil, nil); !fault.Is(err, fault.Invalid) {
+func mustPolicy(t *testing.T, mode string, allow, deny []string) Policy {
+	t.Helper()
+	policy, err := New(mode, allow, deny)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return policy
+}
+
+func TestNew(t *testing.T) {
+	if _, err := New("open", nil, nil); err == nil {
 		t.Errorf("unknown mode: %v", err)
 	}
-	if _, err := ParsePolicy("", nil, []string{"x"}); !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "deny list") {
+	if _, err := New("", nil, []string{"x"}); err == nil || !strings.Contains(err.Error(), "deny list") {
 		t.Errorf("bad rule: %v", err)
 	}
 	policy := mustPolicy(t, "none", []string{"10.0.0.0/8:80"}, []string{"[2001:db8::/32]:1-2"})
@@ -210,7 +220,7 @@ func TestParsePolicy(t *testing.T) {
 }
 
 func FuzzParseRule(f *testing.F) {
-	for _, seed := range []string{"10.0.0.0/8:80,443", "[2001:db8::/32]:1-2,7", "192.0.2.1", "::ffff:1.2.3.4", "[::]:1", "1.2.3.4:9-1"} {
+	for _, seed := range []string{"10.0.0.0/8:80,443", "[2001:db8::/32]:1-2,7", "192.0.2.1", "::ffff:1.2.3.4", "[::]:1", "1.2.3.4:9-1", "*.Example.org.:443", "a.b"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -223,16 +233,16 @@ func FuzzParseRule(f *testing.F) {
 			t.Fatalf("%q reads as %q, and that as %q, %v", text, rule, again, err)
 		}
 		// Whatever is allowed, the VM's own networks stay closed.
-		policy := Policy{Allow: []Rule{rule}}
-		if policy.Check("tcp", netip.MustParseAddrPort("10.77.0.1:80"), notHost) == nil {
+		levels := Stack(Policy{Allow: []Rule{rule}}, nil, nil)
+		if levels.Check("tcp", netip.MustParseAddrPort("10.77.0.1:80"), []string{"a.b"}, notHost) == nil {
 			t.Fatalf("%q opens the gateway", text)
 		}
-		addr := rule.prefix.Addr()
-		port := uint16(80)
+		f := flow{addr: rule.prefix.Addr(), names: []string{strings.Replace(rule.name, "*", "x", 1)}}
+		f.port = 80
 		if len(rule.ports) > 0 {
-			port = rule.ports[0].first
+			f.port = rule.ports[0].first
 		}
-		if !rule.covers(addr, port) {
+		if !rule.covers(f) {
 			t.Fatalf("%q does not cover its own first address", text)
 		}
 	})
@@ -249,7 +259,7 @@ func FuzzPolicyDefault(f *testing.F) {
 		if !ok {
 			return
 		}
-		if (Policy{}).Check("tcp", netip.AddrPortFrom(addr, 80), notHost) != nil {
+		if (Levels{}).Check("tcp", netip.AddrPortFrom(addr, 80), nil, notHost) != nil {
 			return
 		}
 		plain := addr.Unmap()
