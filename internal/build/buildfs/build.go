@@ -229,7 +229,7 @@ func (b *builder) run(ctx context.Context) (st *state, err error) {
 	session, err := b.Engine.Start(ctx, c)
 	if err != nil {
 		if c.Privileged {
-			return nil, fault.New(fault.KindOf(err), "start the container: %w\ncontainer.rootful = true asks for a privileged container, which an engine with user namespaces refuses; try rootful = false", err)
+			return nil, fault.New(fault.KindOf(err), "start the container: %w\ncontainer.rootful = true asks for a privileged container, which an engine refuses that has user namespaces, or not all capabilities itself; try rootful = false", err)
 		}
 		return nil, fmt.Errorf("start the container: %w", err)
 	}
