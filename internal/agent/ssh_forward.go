@@ -43,7 +43,7 @@ func forward(ctx context.Context, request ssh.NewChannel, target func([]byte) (s
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialLimit)
 	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	conn, err := dialGuest(ctx, network, address)
 	if err != nil {
 		_ = request.Reject(ssh.ConnectionFailed, err.Error())
 		return
@@ -54,6 +54,23 @@ func forward(ctx context.Context, request ssh.NewChannel, target func([]byte) (s
 		return
 	}
 	splice(channel, conn, discard(requests))
+}
+
+// dialGuest connects to an address as the guest sees it. localhost means loopback in images without /etc/hosts too, and
+// IPv6 where a service listens there only.
+func dialGuest(ctx context.Context, network, address string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || network != "tcp" || host != "localhost" {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, network, net.JoinHostPort("127.0.0.1", port))
+	if err == nil {
+		return conn, nil
+	}
+	if six, sixErr := new(net.Dialer).DialContext(ctx, network, net.JoinHostPort("::1", port)); sixErr == nil {
+		return six, nil
+	}
+	return nil, err
 }
 
 // discard refuses a channel's requests and tells when the channel is closed.

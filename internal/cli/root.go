@@ -79,7 +79,7 @@ func (a *App) rootCommand() *cobra.Command {
 	add("tree", "Tree", a.branchCommand(), a.commitCommand(), a.checkoutCommand(), a.headCommand(), a.aliasCommand(),
 		a.treeCommand(), a.historyCommand(), a.diffCommand(), a.tagCommand(), a.repoCommand())
 	add("vm", "VMs", a.statusCommand(), a.infoCommand(), a.pauseCommand(), a.resumeCommand(), a.resizeCommand(), a.renameCommand(), a.deleteCommand())
-	add("access", "Access", a.connectCommand(), a.execCommand(), a.logsCommand(), a.copyCommand())
+	add("access", "Access", a.connectCommand(), a.execCommand(), a.logsCommand(), a.copyCommand(), a.tunnelCommand())
 	add("account", "Account", a.loginCommand(), a.signupCommand(), a.logoutCommand(), a.whoamiCommand(), a.keysCommand(),
 		a.usageCommand(), a.envCommand())
 	add("tooling", "Tooling", a.mcpCommand(), a.jobsCommand(), a.agentContextCommand(), a.feedbackCommand(), a.upgradeCommand(), a.telemetryCommand())
