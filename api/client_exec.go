@@ -36,6 +36,12 @@ func (c *Client) Attach(ctx context.Context, vmID string, req AttachRequest) (*E
 	return c.stream(ctx, req, "vm", vmID, "exec", "stream", "attach")
 }
 
+// SignalExec sends a signal, such as "INT", to a running command and its children. It is a conflict if the command has
+// ended.
+func (c *Client) SignalExec(ctx context.Context, vmID string, req SignalRequest) error {
+	return c.do(ctx, call{method: http.MethodPost, path: []string{"vm", vmID, "exec", "signal"}, body: req}, nil)
+}
+
 func (c *Client) stream(ctx context.Context, body any, path ...string) (*ExecStream, error) {
 	resp, err := c.send(ctx, call{method: http.MethodPost, path: path, body: body, accept: "application/x-ndjson"}) //nolint:bodyclose // ExecStream.Close does
 	if err != nil {

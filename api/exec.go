@@ -28,6 +28,12 @@ type AttachRequest struct {
 	FromLatest *bool  `json:"from_latest,omitempty" nullable:"true" doc:"Only what comes from now on; cursor is ignored"`
 }
 
+// SignalRequest is the body of POST /vm/{id}/exec/signal.
+type SignalRequest struct {
+	ExecID string `json:"exec_id"`
+	Signal string `json:"signal" doc:"Name or number: INT, SIGTERM, 9"`
+}
+
 // Types of a StreamEvent, and names of streams.
 const (
 	EventChunk = "chunk"

@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"syscall"
@@ -269,36 +268,5 @@ func TestKillAsks(t *testing.T) {
 		if (err != nil) != (code == 0) {
 			t.Errorf("answer %q: %v", answer, err)
 		}
-	}
-}
-
-// TestInterrupt sends a real signal to a real process that waits for a remote command.
-func TestInterrupt(t *testing.T) {
-	server := rig.New(t)
-	id := server.Run(t).ID
-	vers, err := exec.LookPath("vers") // testscript.Main put it there
-	if err != nil {
-		t.Skip("the test binary is not installed as vers")
-	}
-	cmd := exec.Command(vers, "exec", id, "echo begun; exec sleep 600")
-	cmd.Env = append(os.Environ(), "VERS_URL="+server.URL, "VERS_API_KEY="+server.Key, "HOME="+t.TempDir())
-	cmd.Dir = t.TempDir()
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer cmd.Process.Kill() //nolint:errcheck // it has ended already unless the test failed
-	if _, err := io.ReadFull(out, make([]byte, len("begun\n"))); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait()
-	if code := cmd.ProcessState.ExitCode(); code != 130 {
-		t.Errorf("exit code %d, want 130", code)
 	}
 }

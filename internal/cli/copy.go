@@ -259,15 +259,8 @@ func (c *copying) run(ctx context.Context) (copyResult, error) {
 // restarts, is a lost connection.
 func (c *copying) once(ctx context.Context, result *copyResult, again bool) (moved bool, err error) {
 	// The connection outlives ctx: unfinished files are to be removed from the VM.
-	outer, hangUp := context.WithCancel(context.WithoutCancel(ctx))
-	defer hangUp()
-	stopDial := context.AfterFunc(ctx, hangUp)
-	conn, err := session.Dial(outer, c.client, c.vm.ID)
-	stopDial()
+	conn, err := session.DialKept(ctx, c.client, c.vm.ID)
 	if err != nil {
-		if ctx.Err() != nil {
-			return false, context.Cause(ctx)
-		}
 		var away *api.ConnectError
 		if again && errors.As(err, &away) {
 			err = fmt.Errorf("%w: %w", session.ErrLost, err)
@@ -281,11 +274,13 @@ func (c *copying) once(ctx context.Context, result *copyResult, again bool) (mov
 		_ = conn.Wait()
 		lost(session.ErrLost)
 	}()
+	ended := make(chan struct{})
+	defer close(ended)
 	stop := context.AfterFunc(ctx, func() {
 		select {
-		case <-outer.Done():
+		case <-ended:
 		case <-time.After(cleaningLimit):
-			hangUp()
+			conn.Close()
 		}
 	})
 	defer stop()

@@ -47,6 +47,11 @@ func (e *statusError) Error() string { return fmt.Sprintf("exit status %d", e.co
 // signalError is the cause of a context that ended because of a signal.
 type signalError struct{ signal os.Signal }
 
+// Signal is the signal's name in SSH and in the API; "" if it has none there.
+func (e *signalError) Signal() string {
+	return map[os.Signal]string{os.Interrupt: "INT", syscall.SIGTERM: "TERM", syscall.SIGHUP: "HUP"}[e.signal]
+}
+
 func (e *signalError) Error() string { return "interrupted by " + e.signal.String() }
 
 // errDeclined says that the user answered no.

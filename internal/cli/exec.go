@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ type execOptions struct {
 	workdir     string
 	user        string
 	interactive bool
+	detach      bool
 	env         []string
 	format      formatFlags
 }
@@ -41,12 +43,14 @@ all of it is a command for HEAD. A command of one word is a shell script and may
 words are run as they are, without a shell.
 
 Flags come before the command. Without -i standard input is empty; with -i it is streamed. There is no
-time limit without -t. A command goes on in the VM when this program is interrupted.`,
+time limit without -t. Ctrl-C and signals are passed on to the command; a second Ctrl-C leaves it. With -d the
+command is only started; its id is printed, and 'vers logs --all' shows its output.`,
 		Example: `  vers exec uptime
   vers exec dev "cd /root/app && npm ci"
   vers exec dev grep "two words" /etc/motd
   tar c . | vers exec -i dev tar x -C /srv
-  vers exec -t 60 -w /srv -e DEBUG=1 dev make test`,
+  vers exec -t 60 -w /srv -e DEBUG=1 dev make test
+  vers exec -d dev ./worker`,
 		Args: arguments(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.args = args
@@ -61,6 +65,7 @@ time limit without -t. A command goes on in the VM when this program is interrup
 	f.StringVarP(&o.workdir, "workdir", "w", "", "working folder in the VM (default: the image's, else the user's home)")
 	f.StringVarP(&o.user, "user", "u", "", "user[:group] in the VM (default: the image's, else root)")
 	f.BoolVarP(&o.interactive, "interactive", "i", false, "forward standard input")
+	f.BoolVarP(&o.detach, "detach", "d", false, "start the command and return")
 	f.StringArrayVarP(&o.env, "env", "e", nil, "variable for the command: KEY=VALUE, or KEY to take it from here (repeatable)")
 	o.format.addJSON(cmd)
 	return cmd
@@ -80,6 +85,8 @@ func (a *App) exec(ctx context.Context, o execOptions) error {
 		return err
 	case o.timeout < 0:
 		return fault.Invalidf("invalid timeout %d (must not be negative)", o.timeout)
+	case o.detach && (o.ssh || o.interactive):
+		return fault.Invalidf("--detach is not possible with --ssh and --interactive: their command ends with the connection")
 	}
 	if o.user != "" && (o.ssh || o.interactive) {
 		return fault.Invalidf("--user is not possible with --ssh and --interactive, which go over SSH as root; write: su -s /bin/sh %s -c '<command>'", o.user)
@@ -99,7 +106,10 @@ func (a *App) exec(ctx context.Context, o execOptions) error {
 	if t.IsHead {
 		a.Streams.note("Using current HEAD VM: %s", t.ID)
 	}
-	r := remoteCommand{client: client, vm: t, command: command, env: env, options: o, stdout: a.Streams.Out, stderr: a.Streams.Err}
+	r := remoteCommand{client: client, vm: t, command: command, env: env, options: o, signals: true, stdout: a.Streams.Out, stderr: a.Streams.Err}
+	if o.detach {
+		return t.missing(a.detach(ctx, r, mode))
+	}
 	var stdout, stderr bytes.Buffer
 	if mode == modeJSON {
 		r.stdout, r.stderr = &stdout, &stderr
@@ -181,6 +191,7 @@ type remoteCommand struct {
 	env            map[string]string
 	options        execOptions
 	execID         string  // chosen if empty
+	signals        bool    // of this program are passed on to the command
 	stdin          *string // whole input, for the API; nil: none
 	stdout, stderr io.Writer
 }
@@ -204,8 +215,8 @@ func (r remoteCommand) timedOut() error {
 	return rewordf(context.DeadlineExceeded, "the command was ended after %d s (--timeout)", r.options.timeout)
 }
 
-func (a *App) execAPI(ctx context.Context, r remoteCommand) (int, error) {
-	id := cmp.Or(r.execID, uuid.NewString())
+// request is the command for the API.
+func (r remoteCommand) request(id string) api.ExecRequest {
 	req := api.ExecRequest{Command: r.argv(), Env: r.env, Stdin: r.stdin, ExecID: &id}
 	if r.options.workdir != "" {
 		req.WorkingDir = &r.options.workdir
@@ -213,23 +224,100 @@ func (a *App) execAPI(ctx context.Context, r remoteCommand) (int, error) {
 	if r.options.user != "" {
 		req.User = &r.options.user
 	}
+	if r.options.timeout > 0 {
+		req.TimeoutSecs = &r.options.timeout
+	}
+	return req
+}
+
+// detached is the JSON output of exec --detach.
+type detached struct {
+	VMID   string `json:"vm_id"`
+	ExecID string `json:"exec_id"`
+}
+
+// detach starts a command and leaves it.
+func (a *App) detach(ctx context.Context, r remoteCommand, mode mode) error {
+	id := uuid.NewString()
+	limited, cancel := limit(ctx, startLimit, "starting the command")
+	defer cancel()
+	stream, err := r.client.ExecStream(limited, r.vm.ID, r.request(id))
+	if err != nil {
+		return err
+	}
+	stream.Close()
+	if mode == modeJSON {
+		return printJSON(a.Streams.Out, detached{r.vm.ID, id})
+	}
+	fmt.Fprintln(a.Streams.Out, id)
+	return nil
+}
+
+func (a *App) execAPI(ctx context.Context, r remoteCommand) (int, error) {
+	id := cmp.Or(r.execID, uuid.NewString())
+	req := r.request(id)
 	start := time.Now()
 	limited := ctx
 	if r.options.timeout > 0 {
-		req.TimeoutSecs = &r.options.timeout
 		var cancel context.CancelFunc
 		limited, cancel = context.WithTimeoutCause(ctx, r.duration()+timeoutGrace, r.timedOut())
 		defer cancel()
 	}
-	code, err := r.client.Run(limited, r.vm.ID, req, r.stdout, r.stderr, func(text string) { a.Streams.note("%s", text) })
-	var signalled *signalError
-	if errors.As(err, &signalled) && a.Streams.ErrTTY {
-		a.Streams.note("\nThe command goes on in VM '%s'.", r.vm.ID)
+	if r.signals {
+		var stop func()
+		limited, stop = a.passSignals(limited, r, id)
+		defer stop()
 	}
+	code, err := r.client.Run(limited, r.vm.ID, req, r.stdout, r.stderr, func(text string) { a.Streams.note("%s", text) })
 	if err == nil && code == 124 && r.options.timeout > 0 && time.Since(start) >= r.duration() {
 		return 0, r.timedOut()
 	}
 	return code, err
+}
+
+// passSignals gives a context that does not end with a signal to this program: that is passed on to the command, whose end
+// is awaited. A second one ends this program.
+func (a *App) passSignals(ctx context.Context, r remoteCommand, id string) (context.Context, func()) {
+	inner, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		var signalled *signalError
+		if !errors.As(context.Cause(ctx), &signalled) || signalled.Signal() == "" {
+			end(context.Cause(ctx))
+			return
+		}
+		if err := a.passSignal(inner, r, id, signalled); err != nil {
+			a.Streams.note("The command goes on in VM '%s': %v", r.vm.ID, err)
+			end(signalled)
+		} else if a.Streams.ErrTTY {
+			a.Streams.note("\nThe command was told; press Ctrl-C again to leave it.")
+		}
+	})
+	return inner, func() {
+		stop()
+		end(nil)
+	}
+}
+
+// passLimit is how long a signal may take to arrive, also at a command that is just being started.
+const passLimit = 5 * time.Second
+
+func (a *App) passSignal(ctx context.Context, r remoteCommand, id string, signalled *signalError) error {
+	ctx, cancel := limit(ctx, passLimit, "passing the signal on")
+	defer cancel()
+	for {
+		err := r.client.SignalExec(ctx, r.vm.ID, api.SignalRequest{ExecID: id, Signal: signalled.Signal()})
+		switch {
+		case api.StatusOf(err) == http.StatusConflict: // it has ended, which will arrive
+			return nil
+		case !api.IsNotFound(err):
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 func (r remoteCommand) duration() time.Duration {
@@ -237,7 +325,7 @@ func (r remoteCommand) duration() time.Duration {
 }
 
 func (a *App) execSSH(ctx context.Context, r remoteCommand) (int, error) {
-	conn, err := session.Dial(ctx, r.client, r.vm.ID)
+	conn, err := session.DialKept(ctx, r.client, r.vm.ID)
 	if err != nil {
 		return 0, err
 	}

@@ -269,6 +269,7 @@ func TestIsolation(t *testing.T) {
 		{"POST", "/vm/" + vm + "/exec", `{"command":["id"]}`},
 		{"POST", "/vm/" + vm + "/exec/stream", `{"command":["id"]}`},
 		{"POST", "/vm/" + vm + "/exec/stream/attach", `{"exec_id":"` + ident.New() + `"}`},
+		{"POST", "/vm/" + vm + "/exec/signal", `{"exec_id":"` + ident.New() + `","signal":"INT"}`},
 		{"GET", "/vm/" + vm + "/logs", ""},
 		{"GET", "/vm/" + vm + "/files?path=/etc/motd", ""},
 		{"PUT", "/vm/" + vm + "/files", `{"path":"/etc/x","content_b64":""}`},
@@ -334,6 +335,8 @@ func TestIDs(t *testing.T) {
 		{"POST", "/vm/alias/exec/stream/attach", `{"exec_id":"` + ident.New() + `"}`, 404},
 		{"POST", "/vm/" + vm + "/exec", `{"command":["id"],"exec_id":"x"}`, 400},
 		{"POST", "/vm/" + vm + "/exec/stream/attach", `{"exec_id":"x"}`, 400},
+		{"POST", "/vm/alias/exec/signal", `{"exec_id":"` + ident.New() + `","signal":"INT"}`, 404},
+		{"POST", "/vm/" + vm + "/exec/signal", `{"exec_id":"x","signal":"INT"}`, 400},
 	} {
 		t.Run(c.method+" "+c.path, func(t *testing.T) { h.in(t).call(c.method, c.path, c.body).want(c.status) })
 	}

@@ -37,6 +37,8 @@ func (s *Server) routeExec() {
 	attached := map[string]*huma.Response{"200": lines["200"]}
 	add(s, operation{method: http.MethodPost, path: "/vm/{id}/exec/stream/attach", id: "exec-attach", responses: attached,
 		summary: "Follow a running or finished command", tag: "Commands"}, s.attach)
+	add(s, operation{method: http.MethodPost, path: "/vm/{id}/exec/signal", id: "exec-signal", status: http.StatusNoContent,
+		summary: "[ours] Send a signal to a running command", tag: "Commands"}, s.signal)
 }
 
 type execInput struct {
@@ -135,6 +137,27 @@ func (s *Server) execStream(ctx context.Context, in *execInput) (*huma.StreamRes
 		return nil, err
 	}
 	return s.follow(stream), nil
+}
+
+type signalInput struct {
+	VMInput
+	Body api.SignalRequest
+}
+
+func (s *Server) signal(ctx context.Context, in *signalInput) (*struct{}, error) {
+	id, err := knownVMID(in.ID)
+	if err != nil {
+		return nil, err
+	}
+	command, err := execID(in.Body.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	access, err := s.guests(ctx, callerOf(ctx), id)
+	if err != nil {
+		return nil, err
+	}
+	return nil, access.Signal(ctx, command, in.Body.Signal)
 }
 
 type attachInput struct {

@@ -343,6 +343,18 @@ func (g *fakeGuest) Exec(ctx context.Context, req guest.ExecRequest) (eventStrea
 	return &fakeStream{ctx: ctx, guest: g, id: req.ID, rest: g.script}, nil
 }
 
+func (g *fakeGuest) Signal(_ context.Context, execID, signal string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, ok := g.execs[execID]; !ok {
+		return fault.NotFoundf("command %s not found", execID)
+	}
+	if signal == "" {
+		return fault.Invalidf("unknown signal")
+	}
+	return fault.Conflictf("command %s has ended", execID)
+}
+
 func (g *fakeGuest) Attach(ctx context.Context, req guest.AttachRequest) (eventStream, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -16,6 +16,7 @@ import (
 type guestAccess interface {
 	Exec(ctx context.Context, req guest.ExecRequest) (eventStream, error)
 	Attach(ctx context.Context, req guest.AttachRequest) (eventStream, error)
+	Signal(ctx context.Context, execID, signal string) error
 	Logs(ctx context.Context, req guest.LogsRequest) (guest.Logs, error)
 	ReadFile(ctx context.Context, path string) (io.ReadCloser, guest.FileInfo, error)
 	WriteFile(ctx context.Context, path string, mode fs.FileMode, createDirs bool, r io.Reader) error
@@ -70,6 +71,10 @@ func (a agent) Attach(ctx context.Context, req guest.AttachRequest) (eventStream
 		return nil, a.explain(err)
 	}
 	return explained{stream, a}, nil
+}
+
+func (a agent) Signal(ctx context.Context, execID, signal string) error {
+	return a.explain(a.client.Signal(ctx, execID, signal))
 }
 
 func (a agent) Logs(ctx context.Context, req guest.LogsRequest) (guest.Logs, error) {

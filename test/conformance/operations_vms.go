@@ -1,5 +1,7 @@
 package conformance
 
+import "time"
+
 import "strings"
 
 func (w *world) state(vm string) string {
@@ -217,6 +219,29 @@ func commandOperations() map[string]operation {
 			}
 			w.refuse(c, refusal{body: fixed(object{"exec_id": unknownID}), status: 404})
 			w.refuse(c, refusal{body: fixed(object{}), status: 400})
+			w.refuse(c, refusal{other: true, body: fixed(c.body), status: 404})
+		}},
+		"exec-signal": {special: func(w *world) {
+			const id = "22222222-2222-4333-8444-555555555555"
+			body := object{"command": []string{"sleep", "600"}, "exec_id": id}
+			ended := make(chan answer, 1)
+			go func() {
+				ended <- w.send(call{method: "POST", path: "/api/v1/vm/{id}/exec", values: shared(w), body: body, key: w.target.Key})
+			}()
+			c := call{method: "POST", path: "/api/v1/vm/{id}/exec/signal", values: shared(w), body: object{"exec_id": id, "signal": "USR1"}, key: w.target.Key}
+			sent := w.send(c)
+			for end := time.Now().Add(time.Minute); sent.status == 404 && time.Now().Before(end); sent = w.send(c) {
+				time.Sleep(20 * time.Millisecond) // until it has started
+			}
+			if sent.status != 204 {
+				w.t.Fatal(sent)
+			}
+			if a := <-ended; a.status != 200 || a.json(w.t).(map[string]any)["exit_code"] != 138.0 {
+				w.t.Errorf("not ended by the signal: %s", a)
+			}
+			w.refuse(c, refusal{body: fixed(c.body), status: 409})
+			w.refuse(c, refusal{body: fixed(object{"exec_id": unknownID, "signal": "INT"}), status: 404})
+			w.refuse(c, refusal{body: fixed(object{"exec_id": id, "signal": "NONE"}), status: 400})
 			w.refuse(c, refusal{other: true, body: fixed(c.body), status: 404})
 		}},
 		"vm-logs": {status: 200, path: shared, query: "offset=0&max_entries=5&stream=stdout", refused: []refusal{

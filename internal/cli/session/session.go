@@ -57,6 +57,30 @@ func Dial(ctx context.Context, client *api.Client, vmID string) (*ssh.Client, er
 	return sshClient, nil
 }
 
+// DialKept is Dial for a connection that outlives ctx, which bounds the dialling only: what is under way can be ended in
+// an orderly way. Close it.
+func DialKept(ctx context.Context, client *api.Client, vmID string) (*ssh.Client, error) {
+	outer, hangUp := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, hangUp)
+	conn, err := Dial(outer, client, vmID)
+	if !stop() && ctx.Err() != nil {
+		if err == nil {
+			conn.Close()
+		}
+		hangUp()
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		hangUp()
+		return nil, err
+	}
+	go func() {
+		_ = conn.Wait()
+		hangUp()
+	}()
+	return conn, nil
+}
+
 // clientConfig fetches the VM's keys.
 func clientConfig(ctx context.Context, client *api.Client, vmID string) (*ssh.ClientConfig, error) {
 	keys, err := client.SSHKey(ctx, vmID)
@@ -125,7 +149,8 @@ func keepAlive(client *ssh.Client) {
 }
 
 // Exec runs a command line in the VM's login shell with streamed input and gives its exit code; 128 plus the
-// signal's number if a signal ended it. in may be nil. When ctx ends, the command is killed and ctx's cause returned.
+// signal's number if a signal ended it. in may be nil. When ctx ends because of a signal, that is passed on to the command,
+// and its end awaited; when it ends otherwise, the command is killed and ctx's cause returned.
 func Exec(ctx context.Context, client *ssh.Client, command string, in io.Reader, stdout, stderr io.Writer) (int, error) {
 	session, err := client.NewSession()
 	if err != nil {
@@ -148,12 +173,14 @@ func Exec(ctx context.Context, client *ssh.Client, command string, in io.Reader,
 		_ = stdin.Close()
 	}()
 	stop := context.AfterFunc(ctx, func() {
-		_ = session.Signal(ssh.SIGKILL)
-		_ = session.Close()
+		if name := signalOf(ctx); name == "" || session.Signal(ssh.Signal(name)) != nil {
+			_ = session.Signal(ssh.SIGKILL)
+			_ = session.Close()
+		}
 	})
 	defer stop()
 	err = session.Wait()
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && signalOf(ctx) == "" {
 		return 0, context.Cause(ctx)
 	}
 	var exit *ssh.ExitError
@@ -166,6 +193,18 @@ func Exec(ctx context.Context, client *ssh.Client, command string, in io.Reader,
 		return exit.ExitStatus(), nil
 	}
 	return 0, fmt.Errorf("%w, the result of the command is unknown: %w", ErrLost, err)
+}
+
+// signalOf gives the name of the signal that ended ctx, if one did.
+func signalOf(ctx context.Context) string {
+	var signalled interface {
+		error
+		Signal() string
+	}
+	if errors.As(context.Cause(ctx), &signalled) {
+		return signalled.Signal()
+	}
+	return ""
 }
 
 // signalNumbers are the numbers of signals on Linux.
