@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -278,4 +279,79 @@ for i in $(seq 600); do grep -q '^going' log && break; sleep 0.1; done
 	}
 	u.project(map[string]string{"Dockerfile": "FROM scratch\nADD base.tar.gz /\nRUN echo quick\n"})
 	u.run("vers build && vers rootfs delete -f slow")
+}
+
+// peak is the most memory that a process has had since it began, or since forget, in bytes.
+func peak(t *testing.T, pid int) int64 {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	must(t, err)
+	for line := range strings.Lines(string(status)) {
+		var kib int64
+		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kib); n == 1 {
+			return kib << 10
+		}
+	}
+	t.Fatalf("process %d has no VmHWM:\n%s", pid, status)
+	return 0
+}
+
+func forget(t *testing.T, pid int) {
+	t.Helper()
+	must(t, os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0))
+}
+
+// A folder of 2 GiB takes neither the client's nor the server's memory: not when it is sent, not when its digest is made,
+// not when the upload is interrupted, of which nothing is left on either side.
+func TestLargeFolder(t *testing.T) {
+	s := newServer(t)
+	u := newUser(t, s)
+	u.project(map[string]string{"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n", ".dockerignore": "large\n", "vers.toml": "[rootfs]\nname = \"small\"\n"})
+	build := func(name string) (client, server int64, log string) {
+		t.Helper()
+		forget(t, s.cmd.Process.Pid)
+		cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "vers"), "build", "--rootfs", name)
+		cmd.Dir, cmd.Env = u.dir, u.env()
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s\n%s", err, out, tail(s.log()))
+		}
+		return cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10, peak(t, s.cmd.Process.Pid), string(out)
+	}
+	build("warm-up")
+	client, server, _ := build("small")
+	large := filepath.Join(u.dir, "large")
+	must(t, errors.Join(os.WriteFile(large, nil, 0o644), os.Truncate(large, 2<<30))) // a hole: what is sent are zeroes
+	for _, known := range []bool{false, true} {
+		ofClient, ofServer, log := build("large")
+		if strings.Contains(log, "STEP") == known {
+			t.Errorf("known %v: %s", known, log)
+		}
+		// What differs by itself from one build to the next is a few MiB.
+		if ofClient > client*3/2+16<<20 || ofServer > server*3/2+16<<20 {
+			t.Errorf("known %v: the client had %d MiB, with a small folder %d; versd %d, with a small folder %d", known, ofClient>>20, client>>20, ofServer>>20, server>>20)
+		}
+	}
+
+	must(t, os.Truncate(large, 12<<30))
+	before := u.run("ls -A . $HOME | sort")
+	r := u.try(`vers build --rootfs interrupted & build=$!
+for i in $(seq 600); do ls ` + s.data() + `/builds/*/work/large >/dev/null 2>&1 && break; sleep 0.1; done
+kill -INT $build; wait $build`)
+	if r.code != 130 || strings.Contains(r.stderr, "STEP") {
+		t.Errorf("interrupted: %+v", r)
+	}
+	eventually(t, "nothing of the upload is left", func() error {
+		builds, err := os.ReadDir(filepath.Join(s.data(), "builds"))
+		if err != nil || len(builds) > 0 {
+			return fmt.Errorf("%d builds, %w", len(builds), err)
+		}
+		return nil
+	})
+	if after := u.run("ls -A . $HOME | sort"); after != before {
+		t.Errorf("left on the client's side:\n%s\nbefore:\n%s", after, before)
+	}
+	if out := u.run(`curl -s --unix-socket ` + s.socket() + ` http://x/api/v1/images/interrupted/status`); !strings.Contains(out, `"failed"`) {
+		t.Errorf("status: %s", out)
+	}
 }

@@ -2,6 +2,7 @@ package images
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -195,13 +196,46 @@ func (u *unpacker) file(base string, mode fs.FileMode, at time.Time, data io.Rea
 	if err != nil {
 		return outside(err)
 	}
-	if _, err := io.CopyBuffer(io.MultiWriter(f, u.sum), struct{ io.Reader }{data}, u.buffer); err != nil {
+	w := &sparse{f: f}
+	if _, err := io.CopyBuffer(io.MultiWriter(w, u.sum), struct{ io.Reader }{data}, u.buffer); err != nil {
 		return errors.Join(err, f.Close())
 	}
-	if err := errors.Join(f.Chmod(mode), f.Close()); err != nil {
+	if err := errors.Join(f.Truncate(w.at), f.Chmod(mode), f.Close()); err != nil {
 		return err
 	}
 	return u.here.Chtimes(base, at, at)
+}
+
+// sparse leaves out blocks of zeroes, which cost neither space nor time then.
+type sparse struct {
+	f  *os.File
+	at int64
+}
+
+var zeroBlock [4096]byte
+
+func (s *sparse) Write(p []byte) (int, error) {
+	const size = int64(len(zeroBlock))
+	for done := 0; done < len(p); {
+		// To the end of the block, then of all blocks of the same sort.
+		end, isZero := done, false
+		for end < len(p) {
+			next := min(len(p), end+int(size-(s.at+int64(end-done))%size))
+			zero := bytes.Equal(p[end:next], zeroBlock[:next-end])
+			if end > done && zero != isZero {
+				break
+			}
+			end, isZero = next, zero
+		}
+		if !isZero {
+			if _, err := s.f.WriteAt(p[done:end], s.at); err != nil {
+				return done, err
+			}
+		}
+		s.at += int64(end - done)
+		done = end
+	}
+	return len(p), nil
 }
 
 // contradictions are what names and links of an archive do to each other, and what no file system takes.

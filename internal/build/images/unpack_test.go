@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"testing"
 	"time"
 
@@ -195,4 +197,41 @@ func FuzzUnpack(f *testing.F) {
 			t.Errorf("%v beside the folder, %v", entries, err)
 		}
 	})
+}
+
+// What is written is what came, wherever blocks of zeroes begin and end; they take no space.
+func TestUnpackSparse(t *testing.T) {
+	const block = 4096
+	random := rand.New(rand.NewPCG(1, 2))
+	contents := map[string][]byte{"zeroes": make([]byte, 300*block+7), "empty": nil}
+	for i := range 50 {
+		var content []byte
+		for range random.IntN(8) {
+			piece := make([]byte, random.IntN(3*block))
+			if random.IntN(2) == 0 {
+				for i := range piece {
+					piece[i] = byte(random.IntN(256))
+				}
+			}
+			content = append(content, piece...)
+		}
+		contents[fmt.Sprint(i)] = content
+	}
+	var entries []entry
+	for name, content := range contents {
+		entries = append(entries, entry{name: name, text: string(content)})
+	}
+	dir := t.TempDir()
+	if _, err := unpacker(1<<30, 100).Unpack(t.Context(), archive(t, entries...), dir); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range contents {
+		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("%s: %d bytes, %v, want %d", name, len(got), err, len(content))
+		}
+	}
+	var st syscall.Stat_t
+	if err := syscall.Stat(filepath.Join(dir, "zeroes"), &st); err != nil || st.Blocks*512 > 2*block {
+		t.Errorf("zeroes take %d bytes, %v", st.Blocks*512, err)
+	}
 }
