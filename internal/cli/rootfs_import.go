@@ -31,7 +31,7 @@ func (a *App) rootfsImportCommand() *cobra.Command {
 		Use: "import IMAGE|ARCHIVE|-", Short: "Make a rootfs image of a container image or an archive",
 		Long: `IMAGE is the name of a container image in a registry, which the server gets; with --local it is one of
 the Docker (or Podman) of this machine, which is sent to the server. ARCHIVE is a root file system as
-tar or tar.gz; - is one on standard input. An archive with a Dockerfile at its top is built.
+tar, tar.gz or tar.zst; - is one on standard input. An archive with a Dockerfile at its top is built.
 
 What the image says about its processes is kept: variables, working directory, user, and the command
 that 'vers run --start' starts.`,
@@ -99,7 +99,7 @@ func imageNameOf(source string) string {
 	}
 	name := path.Base(filepath.ToSlash(source))
 	name, _, _ = strings.Cut(name, "@")
-	for _, suffix := range []string{".gz", ".tgz", ".tar"} {
+	for _, suffix := range []string{".gz", ".zst", ".tgz", ".tzst", ".tar"} {
 		name = strings.TrimSuffix(name, suffix)
 	}
 	return strings.ReplaceAll(strings.TrimSuffix(name, ":latest"), ":", "-")

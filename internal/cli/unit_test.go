@@ -49,6 +49,17 @@ func TestExitCode(t *testing.T) {
 	}
 }
 
+func TestImageNameOf(t *testing.T) {
+	for source, want := range map[string]string{
+		"-": "", "debian": "debian", "debian:12": "debian-12", "debian:latest": "debian", "my.registry:5000/team/app:dev": "app-dev",
+		"app@sha256:00": "app", "rootfs.tar": "rootfs", "a/rootfs.tar.gz": "rootfs", "rootfs.tgz": "rootfs", "rootfs.tar.zst": "rootfs", "rootfs.tzst": "rootfs",
+	} {
+		if got := imageNameOf(source); got != want {
+			t.Errorf("%s becomes %q, want %q", source, got, want)
+		}
+	}
+}
+
 func TestCut(t *testing.T) {
 	all := []int{1, 2, 3, 4, 5}
 	tests := []struct {

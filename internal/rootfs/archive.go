@@ -11,29 +11,13 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
 	"vers/internal/fault"
 )
 
-const (
-	// maxWindow is how much memory a zstd archive may ask for, in bytes: what zstd --long=27 makes.
-	maxWindow = 128 << 20
-	// maxTrailer is what may follow the end of an archive, in bytes: padding.
-	maxTrailer = 16 << 20
-)
-
-// tarMagic is at the same place in each archive since 1988.
-const (
-	tarMagic   = "ustar"
-	tarMagicAt = 257
-)
-
-// magics of compressions, by what begins them.
-var magics = []struct{ name, magic string }{
-	{"gzip", "\x1f\x8b"}, {"zstd", "\x28\xb5\x2f\xfd"}, {"xz", "\xfd7zXZ\x00"}, {"bzip2", "BZh"},
-}
+// maxTrailer is what may follow the end of an archive, in bytes: padding.
+const maxTrailer = 16 << 20
 
 // stream is an archive being read: its compression undone, the caller's own errors told from those of the archive.
 type stream struct {
@@ -49,38 +33,19 @@ type stream struct {
 // openStream finds out how the archive is compressed. fault.Invalid for an empty one and for unknown compressions.
 func openStream(ctx context.Context, src io.Reader) (*stream, error) {
 	s := &stream{ctx: ctx, src: src, close: func() {}}
-	buffered := bufio.NewReaderSize(sourceReader{s}, 256<<10)
-	start, err := buffered.Peek(tarMagicAt + len(tarMagic))
-	if len(start) == 0 {
-		if err == nil || errors.Is(err, io.EOF) {
+	buffered := bufio.NewReaderSize(sourceReader{s}, peekSize)
+	if _, err := buffered.Peek(1); err != nil {
+		if errors.Is(err, io.EOF) {
 			return nil, fault.Invalidf("the archive is empty: expected a tar archive, plain or compressed with gzip or zstd")
 		}
 		return nil, s.explain(err)
 	}
-	compression := "none"
-	isTar := len(start) > tarMagicAt && string(start[tarMagicAt:]) == tarMagic // its first name may look like a compression
-	for _, m := range magics {
-		if !isTar && bytes.HasPrefix(start, []byte(m.magic)) {
-			compression = m.name
+	var err error
+	if s.plain, s.close, err = decompress(buffered); err != nil {
+		if fault.Is(err, fault.Internal) {
+			err = s.explain(err)
 		}
-	}
-	switch compression {
-	case "none":
-		s.plain = buffered
-	case "gzip":
-		r, err := gzip.NewReader(buffered)
-		if err != nil {
-			return nil, s.explain(err)
-		}
-		s.plain = r
-	case "zstd":
-		r, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return nil, s.explain(err)
-		}
-		s.plain, s.close = r, r.Close
-	default:
-		return nil, fault.Invalidf("the archive is compressed with %s: only gzip and zstd are understood; unpack it first", compression)
+		return nil, err
 	}
 	s.tar = tar.NewReader(s.plain)
 	return s, nil

@@ -31,7 +31,7 @@ func (s *Server) routeBuilds() {
 		}},
 	}}
 	add(s, operation{method: http.MethodPost, path: "/builds", id: "build-commit", creates: true, responses: lines, tag: "Builds",
-		upload:  "a folder with a Dockerfile, tar or tar.gz; its .dockerignore is honoured",
+		upload:  "a folder with a Dockerfile, tar, tar.gz or tar.zst; its .dockerignore is honoured",
 		summary: "[ours] Run a Dockerfile in a VM, with a commit after each step; the build ends when the client leaves"}, s.buildCommit)
 }
 

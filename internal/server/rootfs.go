@@ -26,7 +26,7 @@ func (s *Server) routeRootfs() {
 			return o
 		}
 		add(s, at(operation{method: http.MethodGet, path: "/rootfs", id: "list-rootfs", summary: "Names of the rootfs images"}), s.listRootfs)
-		add(s, at(operation{method: http.MethodPut, path: "/rootfs/{name}", id: "build-rootfs", creates: true, upload: "a folder with a Dockerfile, tar or tar.gz",
+		add(s, at(operation{method: http.MethodPut, path: "/rootfs/{name}", id: "build-rootfs", creates: true, upload: "a folder with a Dockerfile, tar, tar.gz or tar.zst",
 			responses: s.buildResponses(),
 			summary:   "Build the Dockerfile of a folder; an image that has the name is replaced, VMs made of it keep what they have"}), s.buildRootfs)
 		add(s, at(operation{method: http.MethodDelete, path: "/rootfs/{name}", id: "delete-rootfs", summary: "Delete a rootfs image of the organisation"}), s.deleteRootfs)

@@ -34,7 +34,7 @@ func streamed(r *http.Request) bool {
 
 func (s *Server) routeUpload() {
 	add(s, operation{method: http.MethodPost, path: "/images/upload", status: http.StatusCreated, creates: true, id: "upload-image",
-		upload:  "a root file system, or a folder with a Dockerfile at its top; tar or tar.gz",
+		upload:  "a root file system, or a folder with a Dockerfile at its top; tar, tar.gz or tar.zst",
 		summary: "Make a rootfs image of an archive; the answer comes when it is there", tag: "Images"}, s.uploadImage)
 }
 

@@ -13,9 +13,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 
 	"vers/internal/build/engine"
 	"vers/internal/build/engine/fake"
@@ -401,27 +404,59 @@ func defaultFile(r *rig) string {
 	return img.File
 }
 
-// Uploads: a root file system, the same compressed, and a folder with a Dockerfile.
+// packers compress archives, as uploads may be.
+var packers = map[string]func(*testing.T, []byte) *bytes.Buffer{
+	"plain": func(_ *testing.T, data []byte) *bytes.Buffer { return bytes.NewBuffer(slices.Clone(data)) },
+	"gzip": func(t *testing.T, data []byte) *bytes.Buffer {
+		var b bytes.Buffer
+		return compressed(t, &b, gzip.NewWriter(&b), data)
+	},
+	"zstd": func(t *testing.T, data []byte) *bytes.Buffer {
+		var b bytes.Buffer
+		z, err := zstd.NewWriter(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return compressed(t, &b, z, data)
+	},
+}
+
+func compressed(t *testing.T, b *bytes.Buffer, w io.WriteCloser, data []byte) *bytes.Buffer {
+	t.Helper()
+	_, err := w.Write(data)
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// Uploads: a root file system and a folder with a Dockerfile, also compressed.
 func TestUpload(t *testing.T) {
 	r := newRig(t)
 	tree := archive(t, entry{name: "etc/os-release", text: "ID=x"}, entry{name: "usr/share/Dockerfile", text: "no"}).Bytes()
 	config := catalog.ImageConfig{Env: []string{"B=2"}}
 	plain, err := r.service.Upload(r.ctx, r.request("plain"), config, bytes.NewReader(tree))
 	r.must(err)
-	var packed bytes.Buffer
-	z := gzip.NewWriter(&packed)
-	_, err = z.Write(tree)
-	r.must(errors.Join(err, z.Close()))
-	small, err := r.service.Upload(r.ctx, r.request("packed"), config, &packed)
+	folder, err := io.ReadAll(app(t))
 	r.must(err)
-	if got, _ := plain.ParseConfig(); plain.Digest != small.Digest || plain.SourceType != "upload" || got == nil || got.Env[0] != "B=2" {
-		t.Errorf("%+v and %+v", plain, small)
+	for name, pack := range packers {
+		small, err := r.service.Upload(r.ctx, r.request("packed-"+name), config, pack(t, tree))
+		r.must(err)
+		if got, _ := plain.ParseConfig(); plain.Digest != small.Digest || plain.SourceType != "upload" || got == nil || got.Env[0] != "B=2" {
+			t.Errorf("%s: %+v and %+v", name, plain, small)
+		}
+		built, err := r.service.Upload(r.ctx, r.request("built-"+name), catalog.ImageConfig{}, pack(t, folder))
+		r.must(err)
+		if built.SourceType != "dockerfile" {
+			t.Errorf("%s: %+v", name, built)
+		}
+		damaged := pack(t, tree)
+		damaged.Truncate(damaged.Len() / 2)
+		_, err = r.service.Upload(r.ctx, r.request("damaged-"+name), config, damaged)
+		r.wantKind(err, fault.Invalid, "archive")
 	}
-	built, err := r.service.Upload(r.ctx, r.request("built"), catalog.ImageConfig{}, app(t))
-	r.must(err)
-	if built.SourceType != "dockerfile" {
-		t.Errorf("%+v", built)
-	}
+	_, err = r.service.Upload(r.ctx, r.request("bzip2"), config, strings.NewReader("BZh91AY&SY"))
+	r.wantKind(err, fault.Invalid, "bzip2")
 	req := r.request("plain")
 	req.Replace = false
 	_, err = r.service.Upload(r.ctx, req, config, bytes.NewReader(tree))

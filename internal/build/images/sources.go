@@ -2,8 +2,6 @@ package images
 
 import (
 	"archive/tar"
-	"bufio"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +16,7 @@ import (
 	"vers/internal/build/inputs"
 	"vers/internal/catalog"
 	"vers/internal/fault"
+	"vers/internal/rootfs"
 )
 
 // Dockerfile says how a folder is built.
@@ -30,9 +29,10 @@ type Dockerfile struct {
 	Folder string
 }
 
-// Build makes an image of a folder, which comes as a tar archive (gzip or not) and is unpacked as it comes. The archive is
-// not read at all if the client has told the folder's digest and the organisation's engine knows what became of it. What
-// is remembered is what came: a wrong digest leads a client to another image of its own organisation, and nobody else.
+// Build makes an image of a folder, which comes as a tar archive (plain, gzip or zstd) and is unpacked as it comes. The
+// archive is not read at all if the client has told the folder's digest and the organisation's engine knows what became
+// of it. What is remembered is what came: a wrong digest leads a client to another image of its own organisation, and
+// nobody else.
 func (s *Service) Build(ctx context.Context, req Request, d Dockerfile, folder io.Reader) (catalog.Image, error) {
 	if err := d.check(); err != nil {
 		return catalog.Image{}, err
@@ -166,7 +166,7 @@ func (s *Service) pull(ctx context.Context, req Request, ref engine.Reference) (
 	return exported(eng, img, "docker", ref.Name), nil
 }
 
-// Upload makes an image of an archive (tar, gzip or not): of the folder of a Dockerfile if one is at its top, else it is a
+// Upload makes an image of a tar archive (plain, gzip or zstd): of the folder of a Dockerfile if one is at its top, else it is a
 // root file system itself, which is run as config says.
 func (s *Service) Upload(ctx context.Context, req Request, config catalog.ImageConfig, archive io.Reader) (catalog.Image, error) {
 	m, err := s.begin(ctx, req)
@@ -231,10 +231,11 @@ func hasDockerfile(ctx context.Context, spool string) (found bool, err error) {
 		return false, err
 	}
 	defer file.Close()
-	plain, err := decompressed(reading{ctx, file})
+	plain, err := rootfs.Decompress(reading{ctx, file})
 	if err != nil {
-		return false, err
+		return false, badArchive(ctx, err)
 	}
+	defer plain.Close()
 	for archive := tar.NewReader(plain); ; {
 		entry, err := archive.Next()
 		if errors.Is(err, io.EOF) {
@@ -253,31 +254,15 @@ func copySpool(ctx context.Context, spool string, w io.Writer) error {
 		return err
 	}
 	defer file.Close()
-	plain, err := decompressed(reading{ctx, file})
+	plain, err := rootfs.Decompress(reading{ctx, file})
 	if err != nil {
-		return err
+		return badArchive(ctx, err)
 	}
+	defer plain.Close()
 	if _, err = io.Copy(w, plain); err != nil {
 		return badArchive(ctx, err)
 	}
 	return nil
-}
-
-// decompressed gives what a gzip archive holds, or the archive itself.
-func decompressed(r io.Reader) (io.Reader, error) {
-	buffered := bufio.NewReaderSize(r, 1<<16)
-	magic, err := buffered.Peek(2)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	if len(magic) < 2 || magic[0] != 0x1f || magic[1] != 0x8b {
-		return buffered, nil
-	}
-	plain, err := gzip.NewReader(buffered)
-	if err != nil {
-		return nil, fault.Invalidf("the archive is no good gzip file: %w", err)
-	}
-	return plain, nil
 }
 
 // badArchive says that an archive is broken, or why it could not be read to its end.

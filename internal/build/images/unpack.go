@@ -18,6 +18,7 @@ import (
 
 	"vers/internal/build/inputs"
 	"vers/internal/fault"
+	"vers/internal/rootfs"
 )
 
 // unpack writes the folder of a build into dir as its archive comes. Names are resolved below dir whatever they and the
@@ -39,10 +40,11 @@ func (s *Service) unpack(ctx context.Context, archive io.Reader, dir string) (di
 }
 
 func (u *unpacker) archive(ctx context.Context, archive io.Reader) error {
-	plain, err := decompressed(reading{ctx, archive})
+	plain, err := rootfs.Decompress(reading{ctx, archive})
 	if err != nil {
 		return badArchive(ctx, err)
 	}
+	defer plain.Close()
 	for tape := tar.NewReader(plain); ; {
 		entry, err := tape.Next()
 		if errors.Is(err, io.EOF) {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
 
 	"vers/internal/build/source"
 	"vers/internal/fault"
@@ -273,6 +274,17 @@ func TestHostile(t *testing.T) {
 	defer tree.Close()
 	if data, err := tree.File("a", 2<<20); err != nil || len(data) != 1<<20 {
 		t.Errorf("%d bytes, %v", len(data), err)
+	}
+	var small bytes.Buffer
+	zst, err := zstd.NewWriter(&small)
+	must(t, err)
+	_, err = zst.Write(archive(t, "a=zstd"))
+	must(t, errors.Join(err, zst.Close()))
+	other, err := source.Read(t.Context(), &small, dir, source.Limits{})
+	must(t, err)
+	defer other.Close()
+	if data, err := other.File("a", 10); string(data) != "zstd" {
+		t.Errorf("%q, %v", data, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

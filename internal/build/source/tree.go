@@ -5,9 +5,7 @@ package source
 
 import (
 	"archive/tar"
-	"bufio"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -23,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vers/internal/fault"
+	"vers/internal/rootfs"
 )
 
 // Limits of an archive. Zero values are the defaults.
@@ -63,8 +62,8 @@ type node struct {
 	hidden   bool             // left out by .dockerignore
 }
 
-// Read takes an archive in, which may be compressed with gzip. dir is where its contents are kept. Errors: fault.Invalid for an archive that makes no sense
-// or wants out of its tree, fault.Exhausted for one that is too large.
+// Read takes an archive in, which may be compressed with gzip or zstd. dir is where its contents are kept. Errors:
+// fault.Invalid for an archive that makes no sense or wants out of its tree, fault.Exhausted for one that is too large.
 func Read(ctx context.Context, archive io.Reader, dir string, limits Limits) (_ *Tree, err error) {
 	if limits.Bytes == 0 {
 		limits.Bytes = defaultBytes
@@ -87,14 +86,12 @@ func Read(ctx context.Context, archive io.Reader, dir string, limits Limits) (_ 
 	} else if room < t.limits.Bytes {
 		t.limits.Bytes = room
 	}
-	buffered := bufio.NewReader(archive)
-	archive = buffered
-	if head, _ := buffered.Peek(2); string(head) == "\x1f\x8b" {
-		if archive, err = gzip.NewReader(buffered); err != nil {
-			return nil, unreadable(err)
-		}
+	plain, err := rootfs.Decompress(archive)
+	if err != nil {
+		return nil, unreadable(err)
 	}
-	reader := tar.NewReader(archive)
+	defer plain.Close()
+	reader := tar.NewReader(plain)
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err

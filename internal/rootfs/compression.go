@@ -1,0 +1,89 @@
+package rootfs
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"vers/internal/fault"
+)
+
+const (
+	// maxWindow is how much memory a zstd archive may ask for, in bytes: what zstd --long=27 makes.
+	maxWindow = 128 << 20
+	peekSize  = 256 << 10
+)
+
+// tarMagic is at the same place in each archive since 1988.
+const (
+	tarMagic   = "ustar"
+	tarMagicAt = 257
+)
+
+// magics of compressions, by what begins them.
+var magics = []struct{ name, magic string }{
+	{"gzip", "\x1f\x8b"}, {"zstd", "\x28\xb5\x2f\xfd"}, {"xz", "\xfd7zXZ\x00"}, {"bzip2", "BZh"},
+}
+
+// Decompress undoes the compression of a tar archive, which is found out by looking: none, gzip or zstd. fault.Invalid for
+// other ones and for a beginning that is damaged. Damage further on, and what r says, are errors of Read. An empty
+// archive stays one. What it gives must be closed; r is not.
+func Decompress(r io.Reader) (io.ReadCloser, error) {
+	plain, done, err := decompress(bufio.NewReaderSize(r, peekSize))
+	if err != nil {
+		return nil, err
+	}
+	return decompressed{plain, done}, nil
+}
+
+type decompressed struct {
+	io.Reader
+	done func()
+}
+
+func (d decompressed) Close() error {
+	d.done()
+	return nil
+}
+
+// decompress gives the archive itself if it is not compressed. Errors of kind fault.Internal are those of the reader, or
+// damage.
+func decompress(archive *bufio.Reader) (plain io.Reader, done func(), err error) {
+	done = func() {}
+	switch name := compression(archive); name {
+	case "":
+		return archive, done, nil
+	case "gzip":
+		r, err := gzip.NewReader(archive)
+		return r, done, err
+	case "zstd":
+		r, err := zstd.NewReader(archive, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
+		if err != nil {
+			return nil, done, err
+		}
+		return r, r.Close, nil
+	default:
+		return nil, done, fault.Invalidf("the archive is compressed with %s: only gzip and zstd are understood; unpack it first", name)
+	}
+}
+
+// compression is what an archive is compressed with, "" nothing. What the reader says will be said again when it is read.
+func compression(archive *bufio.Reader) string {
+	start, err := archive.Peek(tarMagicAt + len(tarMagic))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return ""
+	}
+	if len(start) > tarMagicAt && string(start[tarMagicAt:]) == tarMagic { // its first name may look like a compression
+		return ""
+	}
+	for _, m := range magics {
+		if bytes.HasPrefix(start, []byte(m.magic)) {
+			return m.name
+		}
+	}
+	return ""
+}
