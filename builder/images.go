@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -131,7 +133,11 @@ func (w *worker) load(ctx context.Context, load wire.Load, data io.Reader) (*eng
 		return nil, fmt.Errorf("set times in image %s: %w", load.Name, err)
 	}
 	applyConfig(builder, load.Config)
-	target, err := istorage.Transport.ParseStoreReference(w.store, localName(name))
+	if err := distinguish(builder, load.Config); err != nil {
+		return nil, err
+	}
+	// The whole name, as a registry's image would have: then every spelling of it is found, before any registry is asked.
+	target, err := istorage.Transport.ParseStoreReference(w.store, reference.TagNameOnly(name).String())
 	if err != nil {
 		return nil, err
 	}
@@ -168,13 +174,14 @@ func settleTimes(root string, begin, epoch time.Time) error {
 	})
 }
 
-// localName is the name that an image made here is stored under: without a registry in it, no registry is ever asked.
-func localName(name reference.Named) string {
-	tagged := reference.TagNameOnly(name)
-	if familiar := reference.FamiliarString(tagged); !strings.Contains(reference.FamiliarString(name), reference.Domain(name)) {
-		return "localhost/" + familiar
+// distinguish puts the configuration into the image's history, which is what buildah's cache compares: what was built on
+// the same files with another configuration would be taken for the answer otherwise.
+func distinguish(builder *buildah.Builder, c engine.Config) error {
+	data, err := json.Marshal(c)
+	if err == nil {
+		builder.SetHistoryComment(fmt.Sprintf("configuration sha256:%x", sha256.Sum256(data)))
 	}
-	return tagged.String()
+	return err
 }
 
 func applyConfig(builder *buildah.Builder, c engine.Config) {

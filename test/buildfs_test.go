@@ -84,7 +84,7 @@ func TestBuildScript(t *testing.T) {
 		t.Run("T1 "+name, func(t *testing.T) {
 			u := newUser(t, shared)
 			t.Cleanup(func() { u.deleteAll(); u.try("vers rootfs delete -f demo") })
-			flags := " --engine embedded --set container.image.name=localhost/debian"
+			flags := " --engine embedded"
 			if name == engine.Embedded {
 				loadImage(t, ownEngine(t, u), "debian:bookworm-slim", base)
 			} else {

@@ -31,7 +31,8 @@ type Engine interface {
 	Build(ctx context.Context, b Build) (Image, error)
 	// Resolve finds an image, and gets it from its registry as the policy says.
 	Resolve(ctx context.Context, r Reference) (Image, error)
-	// Load makes an image named name ("repository:tag") out of a root file system in a tar archive.
+	// Load makes an image named name ("repository:tag") out of a root file system in a tar archive. Every spelling of the
+	// name finds it then, in Resolve and in FROM: "x" is "docker.io/library/x:latest".
 	Load(ctx context.Context, name string, rootfs io.Reader, config Config) (Image, error)
 	// Export writes the whole root file system of an image as a tar archive (PAX; owners as numbers; extended attributes
 	// as SCHILY.xattr records; hard links; devices), just as the engine has it: what it adds of its own, for example an

@@ -55,6 +55,34 @@ func (s *suite) loadResolveExport(t *testing.T) {
 	}
 }
 
+// names: an image is found by every spelling of the name that it was loaded with, and no registry is asked for it.
+func (s *suite) names(t *testing.T) {
+	for loaded, spellings := range map[string][]string{
+		"docker.io/library/vers-whole:1": {"vers-whole:1", "library/vers-whole:1", "docker.io/vers-whole:1", "docker.io/library/vers-whole:1"},
+		"vers-short":                     {"vers-short", "vers-short:latest", "docker.io/library/vers-short"},
+		"vers-test/two:1":                {"vers-test/two:1", "docker.io/vers-test/two:1"},
+		"quay.example/vers/other:1":      {"quay.example/vers/other:1"},
+		"localhost/vers-own:1":           {"localhost/vers-own:1"},
+	} {
+		image, err := s.Engine.Load(soon(t), loaded, bytes.NewReader(Base(t)), engine.Config{Env: []string{"PATH=/bin"}, Labels: map[string]string{"name": loaded}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range spellings {
+			if found, err := s.Engine.Resolve(soon(t), engine.Reference{Name: name}); err != nil || found.ID != image.ID {
+				t.Errorf("loaded as %s, looked for as %s: %+v, %v", loaded, name, found, err)
+			}
+			built, log, err := s.run(soon(t), t, "FROM "+name+"\nLABEL built=yes\n", nil)
+			if err != nil || built.Config.Labels["name"] != loaded {
+				t.Errorf("loaded as %s, built from %s: %v, %v\n%s", loaded, name, built.Config.Labels, err, log)
+			}
+		}
+	}
+	if _, err := s.Engine.Resolve(soon(t), engine.Reference{Name: "quay.example/vers-whole:1", Pull: engine.PullNever}); !fault.Is(err, fault.NotFound) {
+		t.Errorf("the same name of another registry: %v", err)
+	}
+}
+
 func (s *suite) config(t *testing.T) {
 	image, _ := s.build(t, `FROM `+baseName+`
 ARG VERSION=0

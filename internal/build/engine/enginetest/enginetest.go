@@ -64,6 +64,7 @@ func Run(t *testing.T, o Options) {
 		run  func(*testing.T)
 	}{
 		{"LoadResolveExport", s.loadResolveExport},
+		{"Names", s.names},
 		{"Config", s.config},
 		{"Stages", s.stages},
 		{"Language", s.language},
