@@ -10,7 +10,9 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
+	"syscall"
 
 	"vers/internal/fault"
 )
@@ -85,7 +87,8 @@ func empty(dir string, made bool) {
 }
 
 // unpack writes the archive's entries below dir. Nothing gets outside of it: every name is resolved by os.Root, which
-// follows no symbolic link that leads out.
+// follows no symbolic link that leads out. Package rootfs does otherwise, since its trees become a machine's root: there a
+// link to /etc means the tree's own; here it would be a mistake that must be told.
 func unpack(ctx context.Context, archive io.Reader, kind Kind, dir string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -185,6 +188,9 @@ func (u *unpacker) file(name string, mode fs.FileMode, h *tar.Header, content io
 	return err
 }
 
+// contradictions are what names and links of an archive do to each other, and what no file system takes.
+var contradictions = []error{fs.ErrNotExist, syscall.ENOTDIR, syscall.EISDIR, syscall.ELOOP, syscall.ENAMETOOLONG, syscall.EINVAL, syscall.EPERM}
+
 // refused names the entry. What the archive's own names cause is its fault.
 func (u *unpacker) refused(name string, err error) error {
 	switch {
@@ -198,6 +204,8 @@ func (u *unpacker) refused(name string, err error) error {
 		return fault.Invalidf("entry %s leads out of the folder", name)
 	case errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, gzip.ErrChecksum) || errors.Is(err, tar.ErrHeader):
 		return fault.Invalidf("damaged archive at %s: %w", name, err)
+	case slices.ContainsFunc(contradictions, func(c error) bool { return errors.Is(err, c) }):
+		return fault.Invalidf("entry %s contradicts others, or cannot be written: %w", name, err)
 	}
 	return fmt.Errorf("write %s: %w", name, err)
 }
