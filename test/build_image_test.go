@@ -355,3 +355,34 @@ kill -INT $build; wait $build`)
 		t.Errorf("status: %s", out)
 	}
 }
+
+// An image of a single program, as "FROM scratch" and one COPY make it, is enough for a machine: no shell, no /etc, no folder.
+func TestImageOfOneProgram(t *testing.T) {
+	u := newUser(t, shared)
+	build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(u.dir, "treelist"), "./treelist")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build treelist: %v\n%s", err, out)
+	}
+	u.project(map[string]string{"Dockerfile": "FROM scratch\nCOPY treelist /bin/app\nENTRYPOINT [\"/bin/app\", \"/bin\"]\n", ".dockerignore": "x\n"})
+	t.Cleanup(func() { u.deleteAll(); u.try("vers rootfs delete -f one") })
+	u.run("vers build --rootfs one")
+	var vm struct {
+		VMID string `json:"vm_id"`
+	}
+	u.json("vers run --rootfs one --start --wait --format json", &vm)
+	eventually(t, "its log", func() error {
+		if got := u.run("vers logs " + vm.VMID); !strings.Contains(got, `"app" mode=100755`) {
+			return fmt.Errorf("its log: %q", got)
+		}
+		return nil
+	})
+	commit := u.run("vers commit " + vm.VMID + " --format json | jq -r .commit_id")
+	u.json("vers run-commit "+commit+" --wait --format json", &vm)
+	if got := u.run("vers exec " + vm.VMID + " /bin/app /bin"); !strings.Contains(got, `"app" mode=100755`) {
+		t.Errorf("a command: %q", got)
+	}
+	if r := u.try("vers exec " + vm.VMID + " 'echo x'"); r.code == 0 || r.stderr == "" {
+		t.Errorf("a script where there is no shell: %+v", r)
+	}
+}
