@@ -51,6 +51,16 @@ all = true
 	}
 }
 
+// B24: scripts with the same text are two files, and both run.
+func TestSameScriptTwice(t *testing.T) {
+	const again = "[[commands]]\nscript_inline = \"#!/bin/sh\\necho $0 >> /etc/ran\\n\"\n"
+	o := newBench(t).buildScript(t, onBase+again+again+"[export]\nall = true\n", noImage)
+	must(t, o.err)
+	if got := strings.Fields(o.entries["etc/ran"].content); len(got) != 2 || got[0] == got[1] {
+		t.Errorf("ran as %q", got)
+	}
+}
+
 // T9, B11, B28: parents of what is included come along; links on the way too; exclude and create.
 func TestT9Export(t *testing.T) {
 	b := newBench(t)

@@ -82,7 +82,7 @@ func connect(ctx context.Context, o Options, want string, sockets []string) (eng
 	defer cancel()
 	var errs []error
 	for _, socket := range sockets {
-		e, err := docker.New(ctx, docker.Options{Socket: socket, Shared: o.Shared, Limits: o.Embedded.Limits})
+		e, err := docker.New(ctx, docker.Options{Socket: socket, Shared: o.Shared, AuthFile: o.Embedded.AuthFile, Limits: o.Embedded.Limits})
 		switch {
 		case err != nil:
 			errs = append(errs, err)

@@ -64,7 +64,7 @@ func (e *Engine) options(b engine.Build, dockerfile string) client.ImageBuildOpt
 	}
 	options := client.ImageBuildOptions{
 		Dockerfile: dockerfile, NoCache: b.NoCache, Remove: true, ForceRemove: true, Target: b.Target, Version: build.BuilderV1,
-		PullParent: b.Pull == engine.PullAlways || e.o.Shared && b.Pull != engine.PullNever, BuildArgs: map[string]*string{},
+		PullParent: b.Pull == engine.PullAlways || e.o.Shared && b.Pull != engine.PullNever, BuildArgs: map[string]*string{}, AuthConfigs: e.passwords(),
 		Memory: memory << 20, MemorySwap: memory << 20,
 	}
 	for name, value := range b.Args {

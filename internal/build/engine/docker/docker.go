@@ -22,7 +22,10 @@ type Options struct {
 	// Shared says that people who do not trust each other use the engine: bases are then asked for at their registries
 	// for every build, so that nobody builds on what somebody else pulled with a password.
 	Shared bool
-	Limits engine.Limits // of builds and containers that have none of their own
+	// AuthFile holds names and passwords of registries, as Docker writes it; it is read for every request. "" or missing:
+	// none.
+	AuthFile string
+	Limits   engine.Limits // of builds and containers that have none of their own
 }
 
 // Engine implements engine.Engine.

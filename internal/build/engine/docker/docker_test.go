@@ -29,11 +29,11 @@ func leftovers(t *testing.T, client []string) []string {
 	return found
 }
 
-func open(t *testing.T, socket, name string) *docker.Engine {
+func open(t *testing.T, socket, name, authFile string) *docker.Engine {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	e, err := docker.New(ctx, docker.Options{Socket: socket})
+	e, err := docker.New(ctx, docker.Options{Socket: socket, AuthFile: authFile})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,8 +46,10 @@ func open(t *testing.T, socket, name string) *docker.Engine {
 
 func TestDocker(t *testing.T) {
 	socket, client := enginetest.Daemon{Name: engine.Docker}.Start(t)
+	authFile := filepath.Join(t.TempDir(), "config.json")
 	enginetest.Run(t, enginetest.Options{
-		Open:      func(t *testing.T, _ string) engine.Engine { return open(t, socket, engine.Docker) },
+		Open:      func(t *testing.T, _ string) engine.Engine { return open(t, socket, engine.Docker, authFile) },
+		AuthFile:  authFile,
 		Leftovers: func(t *testing.T) []string { return leftovers(t, client) },
 	})
 }
@@ -59,8 +61,10 @@ func TestPodman(t *testing.T) {
 	}
 	t.Setenv("CONTAINERS_REGISTRIES_CONF", registries)
 	socket, client := enginetest.Daemon{Name: engine.Podman}.Start(t)
+	authFile := filepath.Join(t.TempDir(), "config.json")
 	enginetest.Run(t, enginetest.Options{
-		Open:      func(t *testing.T, _ string) engine.Engine { return open(t, socket, engine.Podman) },
+		Open:      func(t *testing.T, _ string) engine.Engine { return open(t, socket, engine.Podman, authFile) },
+		AuthFile:  authFile,
 		Leftovers: func(t *testing.T) []string { return leftovers(t, client) },
 	})
 }
@@ -68,7 +72,7 @@ func TestPodman(t *testing.T) {
 // What a process that has ended left is swept; what lives stays.
 func TestSweep(t *testing.T) {
 	socket, client := enginetest.Daemon{Name: engine.Docker, Args: []string{"--bridge=none", "--iptables=false"}}.Start(t)
-	e := open(t, socket, engine.Docker)
+	e := open(t, socket, engine.Docker, "")
 	image, err := e.Load(t.Context(), "base:1", bytes.NewReader(enginetest.Base(t)), engine.Config{Env: []string{"PATH=/bin"}})
 	if err != nil {
 		t.Fatal(err)

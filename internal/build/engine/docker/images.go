@@ -100,8 +100,12 @@ func (e *Engine) pull(ctx context.Context, name string, r engine.Reference) erro
 	if r.Platform != "" {
 		options.Platforms = []ocispec.Platform{platform(r.Platform)}
 	}
-	if r.Username != "" || r.Password != "" {
-		auth, err := json.Marshal(registry.AuthConfig{Username: r.Username, Password: r.Password})
+	password, known := registry.AuthConfig{Username: r.Username, Password: r.Password}, r.Username != "" || r.Password != ""
+	if named, err := reference.ParseNormalizedNamed(name); err == nil && !known {
+		password, known = e.passwordOf(reference.Domain(named))
+	}
+	if known {
+		auth, err := json.Marshal(password)
 		if err != nil {
 			return err
 		}

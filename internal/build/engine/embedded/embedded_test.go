@@ -53,12 +53,13 @@ func open(t *testing.T, o embedded.Options) *embedded.Engine {
 }
 
 func TestConformance(t *testing.T) {
-	o := embedded.Options{Program: program(t), Dir: t.TempDir()}
+	o := embedded.Options{Program: program(t), Dir: t.TempDir(), AuthFile: filepath.Join(t.TempDir(), "config.json")}
 	enginetest.Run(t, enginetest.Options{
 		Open: func(t *testing.T, registry string) engine.Engine {
 			o.Registries = []string{registry}
 			return open(t, o)
 		},
+		AuthFile:  o.AuthFile,
 		Leftovers: func(t *testing.T) []string { return leftovers(t, o.Dir, o.Program) },
 	})
 }

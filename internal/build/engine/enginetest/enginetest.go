@@ -24,6 +24,8 @@ type Options struct {
 	// Open gives the engine, which may reach a registry at an address of the host's loopback, host:port. Its
 	// capabilities say what is left out.
 	Open func(t *testing.T, registry string) engine.Engine
+	// AuthFile is where the engine looks for passwords of registries. The suite writes it.
+	AuthFile string
 	// Leftovers lists what belongs to builds and containers on this host: processes, mounts, containers. After every
 	// test it must be what it was before.
 	Leftovers func(t *testing.T) []string

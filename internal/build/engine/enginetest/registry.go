@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -116,6 +118,32 @@ func (s *suite) pulls(t *testing.T) {
 	if _, err := s.Engine.Resolve(soon(t), engine.Reference{Name: name, Pull: engine.PullAlways, Username: "alice", Password: "wrong"}); !fault.Is(err, fault.Forbidden) {
 		t.Errorf("always, with a wrong password: %v", err)
 	}
+	s.passwordFile(t, name)
 	built, _ := s.build(t, "FROM "+name+"\nRUN touch /built\n", func(b *engine.Build) { b.Pull = engine.PullMissing })
 	expect(t, s.tree(t, built), "/built", "")
+}
+
+// passwordFile: without a password in the request, the one in the file counts, for images and for bases of builds.
+func (s *suite) passwordFile(t *testing.T, name string) {
+	text, err := json.Marshal(map[string]any{"auths": map[string]any{
+		s.registry: map[string]string{"auth": base64.StdEncoding.EncodeToString([]byte("alice:right"))}, "other.example": map[string]string{"auth": "YTpi"},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.AuthFile, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Engine.Resolve(soon(t), engine.Reference{Name: name, Pull: engine.PullAlways}); err != nil {
+		t.Errorf("with a password in the file: %v", err)
+	}
+	if _, log, err := s.run(soon(t), t, "FROM "+name+"\nRUN touch /x\n", func(b *engine.Build) { b.Pull = engine.PullAlways }); err != nil {
+		t.Errorf("a build with a password in the file: %v\n%s", err, log)
+	}
+	if err := os.Remove(s.AuthFile); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Engine.Resolve(soon(t), engine.Reference{Name: name, Pull: engine.PullAlways}); !fault.Is(err, fault.Forbidden) {
+		t.Errorf("without the file: %v", err)
+	}
 }
