@@ -10,6 +10,7 @@ import (
 
 	"vers/api"
 	"vers/internal/cli/ref"
+	"vers/internal/config"
 	"vers/internal/fault"
 	"vers/internal/ident"
 )
@@ -21,6 +22,7 @@ type branchOptions struct {
 	checkout   bool
 	count      int
 	keepPaused bool
+	network    networkFlags
 	wait       waitFlags
 	format     formatFlags
 }
@@ -55,6 +57,7 @@ HEAD does not move unless --checkout is given.`,
 	f.IntVar(&o.count, "count", 1, "number of new VMs")
 	f.BoolVar(&o.isRef, "ref", false, "the argument is repo:tag")
 	f.BoolVar(&o.keepPaused, "keep-paused", false, "leave the source VM paused")
+	o.network.add(cmd)
 	o.wait.add(cmd, "return when commands can run in the new VMs")
 	o.format.addQuiet(cmd, "print the new ids only")
 	return cmd
@@ -223,7 +226,11 @@ func (a *App) makeBranches(ctx context.Context, client *api.Client, source branc
 	defer stop()
 	ctx, cancel := limit(ctx, startLimit+time.Duration(o.count)*2*time.Second, "branching")
 	defer cancel()
-	options := api.BranchOptions{Count: o.count, KeepPaused: o.keepPaused}
+	network, err := o.network.options(config.Project{}, o.alias) // the source says the rest
+	if err != nil {
+		return api.NewVMs{}, err
+	}
+	options := api.BranchOptions{Count: o.count, KeepPaused: o.keepPaused, Network: network}
 	switch {
 	case source.reference != nil:
 		return client.BranchRef(ctx, source.reference.Repo, source.reference.Tag, options)

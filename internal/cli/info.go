@@ -61,13 +61,20 @@ func (a *App) info(ctx context.Context, typed string, format formatFlags) error 
 	if r.DeletedAt != nil {
 		deleted = when(*r.DeletedAt)
 	}
-	return a.show(mode, r.VMID, r, a.fields([][2]string{
+	network := [][2]string{{"Egress", r.Egress}}
+	if r.Internal {
+		network = append(network, [2]string{"Internal network", "yes"})
+	}
+	if r.Traffic != nil {
+		network = append(network, trafficFields(*r.Traffic)...)
+	}
+	return a.show(mode, r.VMID, r, a.fields(append([][2]string{
 		{"VM ID", r.VMID}, {"Alias", text(r.Alias)}, {"State", r.State}, {"Reason", r.Reason}, {"IP", r.IP},
 		{"Owner", r.OwnerID}, {"Created", when(r.CreatedAt)}, {"Deleted", deleted},
 		{"Parent commit", text(r.ParentCommitID)}, {"Grandparent VM", text(r.GrandparentVM)},
 		{"Memory", mib(r.MemSizeMiB)}, {"vCPUs", number(r.VCPUCount)}, {"Disk", mib(r.FSSizeMiB)},
 		{"Image", r.ImageName}, {"Kernel", r.KernelName},
-	}))
+	}, network...)))
 }
 
 func mib(n int64) string {

@@ -21,6 +21,7 @@ type runOptions struct {
 	cold, detach   bool
 	start          bool // the image's own command
 	local          bool // image is one of this machine's Docker
+	network        networkFlags
 	wait           waitFlags
 	format         formatFlags
 	given          func(names ...string) bool // whether one of these flags was given
@@ -41,6 +42,8 @@ that boot. --cold boots in any case.`,
   vers run --vm-alias dev --wait
   vers run --mem-size 2048 --vcpu-count 4 --rootfs custom-image
   vers run --config vers-dev.toml
+  vers run --egress allow=*.debian.org:80,443  # reaches nothing else
+  vers run -N db --internal                    # others that are --internal reach it as db.internal
   vers run --rootfs my-app --start             # with its ENTRYPOINT and CMD running
   vers run --local my-image:dev                # an image of this machine's Docker
   ID=$(vers run --format json | jq -r .vm_id)`,
@@ -89,6 +92,7 @@ func (o *runOptions) add(a *App, cmd *cobra.Command) {
 	f.BoolVar(&o.cold, "cold", false, "really boot")
 	f.BoolVar(&o.start, "start", false, "start the image's own command (ENTRYPOINT, CMD); 'vers logs' shows its output")
 	f.BoolVarP(&o.detach, "detach", "d", false, "same as --quiet: print only the VM's id")
+	o.network.add(cmd)
 	o.wait.add(cmd, "return when commands can run in the VM")
 	o.format.add(cmd)
 
@@ -235,7 +239,12 @@ func (a *App) rootRequest(o runOptions) (api.NewRootRequest, error) {
 	if err != nil {
 		return api.NewRootRequest{}, err
 	}
+	network, err := o.network.options(project, o.alias)
+	if err != nil {
+		return api.NewRootRequest{}, err
+	}
 	return api.NewRootRequest{
+		NetworkOptions: network,
 		VMConfig: api.VMConfig{
 			MemSizeMiB: &size.MemSizeMiB, VCPUCount: &size.VCPUCount, FSSizeMiB: disk,
 			ImageName: &image, KernelName: &kernel,

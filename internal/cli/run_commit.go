@@ -8,16 +8,18 @@ import (
 
 	"vers/api"
 	"vers/internal/cli/ref"
+	"vers/internal/config"
 	"vers/internal/fault"
 	"vers/internal/ident"
 )
 
 type runCommitOptions struct {
-	spec   string
-	isRef  bool
-	alias  string
-	wait   waitFlags
-	format formatFlags
+	spec    string
+	isRef   bool
+	alias   string
+	network networkFlags
+	wait    waitFlags
+	format  formatFlags
 }
 
 func (a *App) runCommitCommand() *cobra.Command {
@@ -25,7 +27,7 @@ func (a *App) runCommitCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "run-commit <commit|tag|repo:tag>", Short: "Start a VM from a commit",
 		Long: `Start a new VM from a commit: memory, processes and disk go on from where they were when the commit was
-made. Every call gives an independent VM. Sizes come from the commit. HEAD moves to the new VM.
+made. Every call gives an independent VM. Sizes, and what it may reach, come from the commit. HEAD moves to the new VM.
 
 The commit is named by its id (or a unique beginning of it), by a plain tag, or with --ref by a tag of a
 repository of your organisation. An alias that exists already moves to the new VM.`,
@@ -46,6 +48,7 @@ repository of your organisation. An alias that exists already moves to the new V
 	}
 	cmd.Flags().BoolVar(&o.isRef, "ref", false, "the argument is repo:tag")
 	cmd.Flags().StringVarP(&o.alias, "vm-alias", "N", "", "alias for the VM, on this machine")
+	o.network.add(cmd)
 	o.wait.add(cmd, "return when commands can run in the VM")
 	o.format.add(cmd)
 	return cmd
@@ -74,6 +77,9 @@ func (a *App) runCommit(ctx context.Context, o runCommitOptions) error {
 	}
 	req, err := a.commitRequest(ctx, o)
 	if err != nil {
+		return err
+	}
+	if req.NetworkOptions, err = o.network.options(config.Project{}, o.alias); err != nil { // the commit says the rest
 		return err
 	}
 	vm, err := a.fromCommit(ctx, client, o.spec, req)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"vers/internal/egress"
 	"vers/internal/fault"
 )
 
@@ -23,6 +24,9 @@ type Project struct {
 	RootFS  RootFS
 	Kernel  Kernel
 	Builder Builder
+
+	Egress   *egress.Policy // the table [egress]: what the VM may reach; nil: the file does not say
+	Internal bool           // network.internal: VMs of the organisation reach it, and it them
 
 	// FSSizeGiven: the file says Machine.FSSizeMiB. Else the disk may be as large as the image needs.
 	FSSizeGiven bool
@@ -81,6 +85,10 @@ type file struct {
 		Name       *string `toml:"name"`
 		Dockerfile *string `toml:"dockerfile"`
 	} `toml:"builder"`
+	Egress  *Egress `toml:"egress"`
+	Network struct {
+		Internal *bool `toml:"internal"`
+	} `toml:"network"`
 }
 
 // LoadProject finds and reads the project's file: explicit if it is not empty, else vers.toml in dir, else
@@ -147,6 +155,14 @@ func ParseProject(name string, data []byte) (Project, error) {
 	set(&p.Kernel.Name, f.Kernel.Name)
 	set(&p.Builder.Name, f.Builder.Name)
 	set(&p.Builder.Dockerfile, f.Builder.Dockerfile)
+	set(&p.Internal, f.Network.Internal)
+	if f.Egress != nil {
+		policy, err := f.Egress.own()
+		if err != nil {
+			return Project{}, fault.Invalidf("error parsing %s: [egress]: %w", name, err)
+		}
+		p.Egress = &policy
+	}
 
 	if f.Machine.FSSizeMiB != nil && f.Machine.FSSizeVMMiB != nil && *f.Machine.FSSizeMiB != *f.Machine.FSSizeVMMiB {
 		p.Warnings = append(p.Warnings, fmt.Sprintf(

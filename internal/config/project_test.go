@@ -155,3 +155,30 @@ func FuzzParseProject(f *testing.F) {
 		}
 	})
 }
+
+func TestProjectNetwork(t *testing.T) {
+	for _, tt := range []struct {
+		name, text, want, fails string
+		internal                bool
+	}{
+		{name: "nothing said", text: "[machine]\n"},
+		{name: "allow alone", text: "[egress]\nallow = [\"example.org:443\", \"10.0.0.1\"]\n", want: "none,allow=example.org:443,10.0.0.1"},
+		{name: "all", text: "[egress]\nmode = \"internet\"\ndeny = [\"192.0.2.7\"]\nbandwidth = \"1MiB\"\nconnections = 9\n[network]\ninternal = true\n",
+			want: "internet,deny=192.0.2.7,bandwidth=1MiB,connections=9", internal: true},
+		{name: "no mode", text: "[egress]\nmode = \"open\"\n", fails: "is unknown"},
+		{name: "no bandwidth", text: "[egress]\nbandwidth = \"much\"\n", fails: "bytes per second"},
+		{name: "no connections", text: "[egress]\nconnections = -1\n", fails: "connections"},
+	} {
+		p, err := ParseProject("vers.toml", []byte(tt.text))
+		switch {
+		case tt.fails != "":
+			if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), tt.fails) || !strings.Contains(err.Error(), "vers.toml") {
+				t.Errorf("%s: %v, want a failure with %q", tt.name, err, tt.fails)
+			}
+		case err != nil:
+			t.Errorf("%s: %v", tt.name, err)
+		case p.Internal != tt.internal || (p.Egress == nil) != (tt.want == "") || p.Egress != nil && p.Egress.String() != tt.want:
+			t.Errorf("%s: %v, internal %v", tt.name, p.Egress, p.Internal)
+		}
+	}
+}

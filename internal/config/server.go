@@ -81,13 +81,9 @@ type Egress struct {
 	Connections int64    `toml:"connections"` // that each VM may begin, per second; 0 no limit
 }
 
-// Policy reads the rules.
+// Policy reads the rules of a server.
 func (e Egress) Policy() (egress.Policy, error) {
-	policy, err := egress.New(e.Mode, e.Allow, e.Deny)
-	if err == nil && e.Bandwidth != "" {
-		policy.BytesPerSecond, err = egress.ParseBandwidth(e.Bandwidth)
-	}
-	policy.ConnectionsPerSecond = e.Connections
+	policy, err := e.read()
 	if err == nil {
 		err = policy.Validate()
 	}
@@ -95,6 +91,29 @@ func (e Egress) Policy() (egress.Policy, error) {
 		return policy, fmt.Errorf("configuration: [egress]: %w", err)
 	}
 	return policy, nil
+}
+
+// own reads the rules of a VM, where an allow list without a mode is all that is permitted.
+func (e Egress) own() (egress.Policy, error) {
+	if e.Mode == "" && len(e.Allow) > 0 {
+		e.Mode = string(egress.ModeNone)
+	}
+	policy, err := e.read()
+	if err == nil {
+		err = policy.ValidateBelow()
+	}
+	return policy, err
+}
+
+func (e Egress) read() (policy egress.Policy, err error) {
+	if policy, err = egress.New(e.Mode, e.Allow, e.Deny); err != nil {
+		return policy, err
+	}
+	if e.Bandwidth != "" {
+		policy.BytesPerSecond, err = egress.ParseBandwidth(e.Bandwidth)
+	}
+	policy.ConnectionsPerSecond = e.Connections
+	return policy, err
 }
 
 // DefaultServer is the configuration without a file.

@@ -40,6 +40,9 @@ type Levels []Level
 
 // Stack makes the levels of a VM. organisation and vm may be nil: they say nothing.
 func Stack(server Policy, organisation, vm *Policy) Levels {
+	if server.Mode == ModeInherit {
+		server.Mode = ModeInternet // there is nothing above it
+	}
 	levels := Levels{{Of: "server", Policy: server}}
 	if organisation != nil {
 		levels = append(levels, Level{Of: "organisation", Policy: *organisation})
