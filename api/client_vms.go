@@ -44,11 +44,17 @@ type BranchOptions struct {
 	Count      int  // how many children; 0 means 1
 	KeepPaused bool // leave the source VM paused; only for VMs
 	Network    NetworkOptions
+	Terms      // of the children
 }
 
 func (o BranchOptions) query() url.Values {
 	q := boolQuery("keep_paused", o.KeepPaused)
 	q.Set("count", strconv.Itoa(max(o.Count, 1)))
+	for name, seconds := range map[string]*int64{"sleep_after_seconds": o.SleepAfterSeconds, "ttl_seconds": o.TTLSeconds} {
+		if seconds != nil {
+			q.Set(name, strconv.FormatInt(*seconds, 10))
+		}
+	}
 	return q
 }
 
@@ -81,7 +87,17 @@ func (c *Client) Pause(ctx context.Context, vmID string) error {
 	return c.setState(ctx, vmID, "Paused")
 }
 
-// Resume lets a paused VM run. A running VM runs on.
+// Sleep puts a running VM to sleep: its state is on disk, its memory free. Whatever needs its guest wakes it, Resume too.
+func (c *Client) Sleep(ctx context.Context, vmID string) error {
+	return c.do(ctx, call{method: http.MethodPost, path: []string{"vm", vmID, "sleep"}}, nil)
+}
+
+// SetTerms changes when a VM falls asleep and when it is deleted.
+func (c *Client) SetTerms(ctx context.Context, vmID string, t Terms) error {
+	return c.do(ctx, call{method: http.MethodPatch, path: []string{"vm", vmID, "terms"}, body: t}, nil)
+}
+
+// Resume lets a paused VM run, and wakes one that sleeps. A running VM runs on.
 func (c *Client) Resume(ctx context.Context, vmID string) error {
 	return c.setState(ctx, vmID, "Running")
 }

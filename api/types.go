@@ -33,7 +33,7 @@ const (
 	StateBooting  = "booting"
 	StateRunning  = "running"
 	StatePaused   = "paused"
-	StateSleeping = "sleeping" // never used by this server
+	StateSleeping = "sleeping" // on disk only; woken by whoever needs it
 	StateDead     = "dead"     // crashed or powered off
 )
 
@@ -46,6 +46,7 @@ type VM struct {
 	Labels    map[string]string `json:"labels"`
 	Reason    string            `json:"reason,omitempty" doc:"[ours] Why the VM is dead"`
 	Parent    *string           `json:"parent_commit_id,omitempty" doc:"[ours] Commit it was started from"`
+	ExpiresAt *time.Time        `json:"expires_at,omitempty" nullable:"true" doc:"[ours] When it is deleted; absent: never"`
 }
 
 // VMMetadata is the answer of GET /vm/{id}/metadata.
@@ -72,6 +73,18 @@ type VMMetadata struct {
 	Internal   bool              `json:"internal,omitempty" doc:"[ours] Whether it takes part in the organisation's internal network"`
 	Traffic    *Traffic          `json:"traffic,omitempty" doc:"[ours]"`
 	MainExecID *string           `json:"main_exec_id,omitempty" nullable:"true" format:"uuid" doc:"[ours] Command that is the image's own process, if it was started"`
+
+	SleepAfterSeconds int64      `json:"sleep_after_seconds" doc:"[ours] It falls asleep after so many seconds without use; 0 never"`
+	SleptAt           *time.Time `json:"slept_at,omitempty" nullable:"true" doc:"[ours] When it fell asleep last"`
+	WokenAt           *time.Time `json:"woken_at,omitempty" nullable:"true" doc:"[ours] When it woke last"`
+	ExpiresAt         *time.Time `json:"expires_at,omitempty" nullable:"true" doc:"[ours] When it is deleted; absent: never"`
+}
+
+// Terms say how long a VM stays as it is. What is left out stays as it is; for a new VM that is the server's default, or its
+// source's, and no end.
+type Terms struct {
+	SleepAfterSeconds *int64 `json:"sleep_after_seconds,omitempty" nullable:"true" doc:"[ours] Let it fall asleep after so many seconds without use; 0 never, else at least 10"`
+	TTLSeconds        *int64 `json:"ttl_seconds,omitempty" nullable:"true" doc:"[ours] Delete it so many seconds from now; 0 never"`
 }
 
 // VMConfig is what a new VM is made of. What is left out gets the default.
@@ -90,6 +103,7 @@ type NewRootRequest struct {
 	Env      map[string]string `json:"env,omitempty" nullable:"true" doc:"[ours] Variables for /etc/environment of this VM"`
 	Cold     bool              `json:"cold,omitempty" doc:"[ours] Really boot, do not restore the state kept from an earlier boot"`
 	NetworkOptions
+	Terms
 	Start bool `json:"start,omitempty" doc:"[ours] Start the image's own command (ENTRYPOINT, CMD) when the VM has booted; its output is in the VM's logs"`
 }
 
@@ -99,6 +113,7 @@ type FromCommitRequest struct {
 	TagName  *string `json:"tag_name,omitempty" nullable:"true" doc:"Plain tag of the organisation"`
 	Ref      *string `json:"ref,omitempty" nullable:"true" doc:"repo:tag of the own organisation"`
 	NetworkOptions
+	Terms
 }
 
 // NewVM is the answer of the calls that make one VM.

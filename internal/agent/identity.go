@@ -228,6 +228,30 @@ func (s *Server) assume(id guest.Identity) (conf guest.Confirmation, rsaKey bool
 	return guest.Confirmation{VMID: id.VMID, Nonce: nonce, Generation: generation, BootID: bootID}, rsaKey, nil
 }
 
+// wake tells the kernel what it has missed while the VM slept. Without a body it has not slept.
+func (s *Server) wake(body json.RawMessage) error {
+	if len(body) == 0 {
+		return nil
+	}
+	var w guest.Wake
+	if err := decode(body, &w); err != nil {
+		return err
+	}
+	switch {
+	case len(w.Entropy) < minEntropy:
+		return fault.Invalidf("waking brings %d bytes of entropy, at least %d are needed", len(w.Entropy), minEntropy)
+	case w.Time.Year() < 2020:
+		return fault.Invalidf("the time of waking %s cannot be now", w.Time)
+	}
+	if err := s.config.System.AddEntropy(w.Entropy); err != nil {
+		return fmt.Errorf("wake: reseed the random generator: %w", err)
+	}
+	if err := s.config.System.SetClock(w.Time); err != nil {
+		return fmt.Errorf("wake: set the clock: %w", err)
+	}
+	return nil
+}
+
 // Rehearse gives a guest that has no identity yet a passing one. A VM is restored from the state after boot: what is laid
 // out and mounted then need not be in every clone, where it is the larger part of a Renew under emulation.
 func (s *Server) Rehearse() error {

@@ -173,7 +173,7 @@ func (s *Server) answer(ctx context.Context, number int64, req guest.Request) (a
 		return s.hello(), nil
 	case guest.OpTakeOver:
 		s.conns.dropOlder(number)
-		return nil, nil
+		return nil, s.wake(req.Body)
 	case guest.OpSignal:
 		return s.signal(req.Body)
 	case guest.OpLogs:

@@ -20,7 +20,7 @@ type VM struct {
 	BootEnv       map[string]string // variables of its run request, until they are in the guest
 	ParentCommit  string            // commit it was started from; "" for a root VM
 	GrandparentVM string            // VM that commit was taken of
-	MemoryBase    string            // commit whose flat file it maps; "": anonymous memory
+	MemoryBase    string            // commit whose flat file it maps, asleep: would map; "": anonymous memory
 	LayerID       string            // its active layer
 	UID           int
 	Process       json.RawMessage // machine.Process
@@ -28,6 +28,10 @@ type VM struct {
 	SSHKey        string          // OpenSSH private key that logs in as root
 	SSHHostKey    string          // OpenSSH private host key
 	BuildID       string          // build that works in it and ends it; "" none
+	SleepAfter    *int64          // seconds without use after which it sleeps; 0 never, nil as the server says
+	ExpiresAt     *time.Time      // when it is deleted; nil never
+	SleptAt       *time.Time      // when it fell asleep last; its MemoryBase is the image it sleeps in
+	WokenAt       *time.Time      // when it had woken from that, its guest told; before SleptAt or nil: not yet
 }
 
 // VMConfig holds what the user asked for, and what the image says. Sizes in MiB. Commits carry it, so that VMs made of

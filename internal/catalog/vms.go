@@ -8,14 +8,16 @@ import (
 
 const vmColumns = `vm_id, org_id, owner_id, state, coalesce(reason, ''), created_at, labels, config, coalesce(boot_env, ''),
 	coalesce(parent_commit, ''), coalesce(grandparent_vm, ''), coalesce(memory_base, ''), coalesce(layer_id, ''),
-	uid, coalesce(process, ''), coalesce(spec, ''), ssh_key, ssh_host_key, coalesce(build_id, '')`
+	uid, coalesce(process, ''), coalesce(spec, ''), ssh_key, ssh_host_key, coalesce(build_id, ''),
+	sleep_after, expires_at, slept_at, woken_at`
 
 func readVM(row scan) (VM, error) {
 	var vm VM
 	var labels, config, env, process, spec string
 	err := row(&vm.ID, &vm.OrgID, &vm.OwnerID, &vm.State, &vm.Reason, timeColumn{&vm.CreatedAt}, &labels, &config, &env,
 		&vm.ParentCommit, &vm.GrandparentVM, &vm.MemoryBase, &vm.LayerID,
-		&vm.UID, &process, &spec, &vm.SSHKey, &vm.SSHHostKey, &vm.BuildID)
+		&vm.UID, &process, &spec, &vm.SSHKey, &vm.SSHHostKey, &vm.BuildID,
+		&vm.SleepAfter, optionalTimeColumn{&vm.ExpiresAt}, optionalTimeColumn{&vm.SleptAt}, optionalTimeColumn{&vm.WokenAt})
 	if err != nil {
 		return VM{}, err
 	}
@@ -67,7 +69,8 @@ func vmValues(vm VM) ([]any, error) {
 	}
 	return []any{vm.State, nullable(vm.Reason), labels, string(config), nullable(string(env)), nullable(vm.ParentCommit),
 		nullable(vm.GrandparentVM), nullable(vm.MemoryBase), nullable(vm.LayerID), vm.UID,
-		nullable(string(vm.Process)), nullable(string(vm.Spec)), vm.SSHKey, vm.SSHHostKey, nullable(vm.BuildID)}, nil
+		nullable(string(vm.Process)), nullable(string(vm.Spec)), vm.SSHKey, vm.SSHHostKey, nullable(vm.BuildID),
+		vm.SleepAfter, optionalTimeText(vm.ExpiresAt), optionalTimeText(vm.SleptAt), optionalTimeText(vm.WokenAt)}, nil
 }
 
 // InsertVM adds a VM. A taken id or user id is fault.Conflict.
@@ -78,8 +81,8 @@ func (r *records) InsertVM(ctx context.Context, vm VM) error {
 	}
 	return insert(ctx, r.write, "VM "+vm.ID, `INSERT INTO vms (state, reason, labels, config, boot_env, parent_commit,
 		grandparent_vm, memory_base, layer_id, uid, process, spec, ssh_key, ssh_host_key, build_id,
-		vm_id, org_id, owner_id, created_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		sleep_after, expires_at, slept_at, woken_at, vm_id, org_id, owner_id, created_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		append(values, vm.ID, vm.OrgID, vm.OwnerID, timeText(vm.CreatedAt))...)
 }
 
@@ -91,7 +94,7 @@ func (r *records) UpdateVM(ctx context.Context, vm VM) error {
 	}
 	return change(ctx, r.write, "VM "+vm.ID, `UPDATE vms SET state = ?, reason = ?, labels = ?, config = ?, boot_env = ?,
 		parent_commit = ?, grandparent_vm = ?, memory_base = ?, layer_id = ?, uid = ?, process = ?, spec = ?,
-		ssh_key = ?, ssh_host_key = ?, build_id = ? WHERE vm_id = ?`, append(values, vm.ID)...)
+		ssh_key = ?, ssh_host_key = ?, build_id = ?, sleep_after = ?, expires_at = ?, slept_at = ?, woken_at = ? WHERE vm_id = ?`, append(values, vm.ID)...)
 }
 
 // SetVMState writes the state and its reason only.

@@ -23,6 +23,7 @@ type branchOptions struct {
 	count      int
 	keepPaused bool
 	network    networkFlags
+	terms      termsFlags
 	wait       waitFlags
 	format     formatFlags
 }
@@ -58,6 +59,7 @@ HEAD does not move unless --checkout is given.`,
 	f.BoolVar(&o.isRef, "ref", false, "the argument is repo:tag")
 	f.BoolVar(&o.keepPaused, "keep-paused", false, "leave the source VM paused")
 	o.network.add(cmd)
+	o.terms.add(cmd)
 	o.wait.add(cmd, "return when commands can run in the new VMs")
 	o.format.addQuiet(cmd, "print the new ids only")
 	return cmd
@@ -222,6 +224,10 @@ func (a *App) branchSource(ctx context.Context, client *api.Client, o branchOpti
 }
 
 func (a *App) makeBranches(ctx context.Context, client *api.Client, source branchSource, o branchOptions) (api.NewVMs, error) {
+	terms, err := o.terms.read()
+	if err != nil {
+		return api.NewVMs{}, err
+	}
 	stop := a.Streams.progress("Creating %d new VM(s) from %s", o.count, source.Name)
 	defer stop()
 	ctx, cancel := limit(ctx, startLimit+time.Duration(o.count)*2*time.Second, "branching")
@@ -230,7 +236,7 @@ func (a *App) makeBranches(ctx context.Context, client *api.Client, source branc
 	if err != nil {
 		return api.NewVMs{}, err
 	}
-	options := api.BranchOptions{Count: o.count, KeepPaused: o.keepPaused, Network: network}
+	options := api.BranchOptions{Count: o.count, KeepPaused: o.keepPaused, Network: network, Terms: terms}
 	switch {
 	case source.reference != nil:
 		return client.BranchRef(ctx, source.reference.Repo, source.reference.Tag, options)

@@ -68,7 +68,8 @@ func (a *App) connect(ctx context.Context, typed string) error {
 	return shell.Run(ctx)
 }
 
-// wake makes sure that the VM runs: it resumes a paused one and waits for a booting one.
+// wake makes sure that the VM runs: it resumes a paused one and waits for a booting one. One that sleeps wakes by
+// itself.
 func (a *App) wake(ctx context.Context, client *api.Client, t target) error {
 	limited, cancel := limit(ctx, listLimit, "asking for the VM")
 	vm, err := client.VM(limited, t.ID)
@@ -87,6 +88,8 @@ func (a *App) wake(ctx context.Context, client *api.Client, t target) error {
 			return t.missing(err)
 		}
 		return nil
+	case api.StateSleeping:
+		return nil // the connection wakes it
 	case api.StateBooting:
 		a.Streams.note("VM %s is booting, waiting for it", t.describe())
 		return a.waitRunning(ctx, client, t.ID, 5*time.Minute)

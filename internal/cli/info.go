@@ -57,6 +57,13 @@ func (a *App) info(ctx context.Context, typed string, format formatFlags) error 
 	if r.Labels == nil {
 		r.Labels = map[string]string{}
 	}
+	slept, woken := "", ""
+	if r.SleptAt != nil {
+		slept = when(*r.SleptAt)
+	}
+	if r.WokenAt != nil {
+		woken = when(*r.WokenAt)
+	}
 	deleted := ""
 	if r.DeletedAt != nil {
 		deleted = when(*r.DeletedAt)
@@ -73,6 +80,7 @@ func (a *App) info(ctx context.Context, typed string, format formatFlags) error 
 		{"Owner", r.OwnerID}, {"Created", when(r.CreatedAt)}, {"Deleted", deleted},
 		{"Parent commit", text(r.ParentCommitID)}, {"Grandparent VM", text(r.GrandparentVM)},
 		{"Memory", mib(r.MemSizeMiB)}, {"vCPUs", number(r.VCPUCount)}, {"Disk", mib(r.FSSizeMiB)},
+		{"Sleeps after", sleepsAfter(meta)}, {"Fell asleep", slept}, {"Woke", woken}, {"Is deleted", expires(r.ExpiresAt, "")},
 		{"Image", r.ImageName}, {"Kernel", r.KernelName},
 	}, network...)))
 }

@@ -57,7 +57,7 @@ func (m *agentTools) addStateTools(s *mcp.Server) {
 	})
 	for _, state := range []struct{ name, title, state, description string }{
 		{"vers.pause", "Pause a VM", "Paused", "Stops the CPUs of a VM; memory is kept."},
-		{"vers.resume", "Resume a VM", "Running", "Lets a paused VM run on."},
+		{"vers.resume", "Resume a VM", "Running", "Lets a paused VM run on, or wakes one that sleeps."},
 	} {
 		mcp.Add(s, mcp.Tool{Name: state.name, Title: state.title, Description: state.description, PerMinute: 30, Idempotent: true},
 			func(ctx context.Context, call *mcp.Call, in vmInput) (stateResult, error) {
@@ -66,6 +66,12 @@ func (m *agentTools) addStateTools(s *mcp.Server) {
 				})
 			})
 	}
+	mcp.Add(s, mcp.Tool{
+		Name: "vers.sleep", Title: "Put a VM to sleep", PerMinute: 30, Idempotent: true,
+		Description: "Puts a running VM to sleep: its state is on disk, its memory free. What needs it wakes it: a command, a file, vers.resume.",
+	}, func(ctx context.Context, call *mcp.Call, in vmInput) (stateResult, error) {
+		return command[stateResult](m, call, func(a *App) error { return a.sleep(ctx, in.Target, asJSON) })
+	})
 	type resizeInput struct {
 		vmInput
 		SizeMiB int64 `json:"sizeMib" jsonschema:"new size of the root disk in MiB, above the present one"`
@@ -121,10 +127,12 @@ type runInput struct {
 	FSSizeMiB  *int64            `json:"fsSizeVmMib,omitempty" jsonschema:"root disk in MiB"`
 	VMAlias    string            `json:"vmAlias,omitempty" jsonschema:"name for the VM on this machine; one that exists moves to the new VM"`
 	Env        map[string]string `json:"env,omitempty" jsonschema:"variables for /etc/environment of this VM"`
+	TTL        string            `json:"ttl,omitempty" jsonschema:"delete the VM after this time, for example 2h or 7d"`
+	SleepAfter string            `json:"sleepAfter,omitempty" jsonschema:"let it fall asleep after this time without use, for example 30m; never"`
 }
 
 func (m *agentTools) run(ctx context.Context, call *mcp.Call, in runInput) (runResult, error) {
-	o := runOptions{alias: in.VMAlias, format: asJSON, wait: untilReady()}
+	o := runOptions{alias: in.VMAlias, terms: termsFlags{in.SleepAfter, in.TTL}, format: asJSON, wait: untilReady()}
 	given := map[string]bool{"vm-alias": in.VMAlias != ""}
 	for _, number := range []struct {
 		flag string

@@ -35,7 +35,7 @@ func (a *App) resumeCommand() *cobra.Command {
 	var format formatFlags
 	var wait waitFlags
 	cmd := &cobra.Command{
-		Use: "resume [vm|alias]", Short: "Let a paused VM run on",
+		Use: "resume [vm|alias]", Short: "Let a paused VM run on, or wake one that sleeps",
 		Example: "  vers resume dev",
 		Args:    arguments(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -78,7 +78,7 @@ func (a *App) rootCommand() *cobra.Command {
 	add("project", "Project", a.initCommand(), a.runCommand(), a.runCommitCommand(), a.upCommand(), a.buildCommand(), a.rootfsCommand(), a.buildfsCommand(), a.deployCommand())
 	add("tree", "Tree", a.branchCommand(), a.commitCommand(), a.checkoutCommand(), a.headCommand(), a.aliasCommand(),
 		a.treeCommand(), a.historyCommand(), a.diffCommand(), a.tagCommand(), a.repoCommand())
-	add("vm", "VMs", a.statusCommand(), a.infoCommand(), a.egressCommand(), a.pauseCommand(), a.resumeCommand(), a.resizeCommand(), a.renameCommand(), a.deleteCommand())
+	add("vm", "VMs", a.statusCommand(), a.infoCommand(), a.egressCommand(), a.pauseCommand(), a.resumeCommand(), a.sleepCommand(), a.ttlCommand(), a.resizeCommand(), a.renameCommand(), a.deleteCommand())
 	add("access", "Access", a.connectCommand(), a.execCommand(), a.logsCommand(), a.copyCommand(), a.tunnelCommand())
 	add("account", "Account", a.loginCommand(), a.signupCommand(), a.logoutCommand(), a.whoamiCommand(), a.keysCommand(),
 		a.usageCommand(), a.envCommand())

@@ -22,6 +22,7 @@ type runOptions struct {
 	start          bool // the image's own command
 	local          bool // image is one of this machine's Docker
 	network        networkFlags
+	terms          termsFlags
 	wait           waitFlags
 	format         formatFlags
 	given          func(names ...string) bool // whether one of these flags was given
@@ -45,6 +46,7 @@ that boot. --cold boots in any case.`,
   vers run --egress allow=*.debian.org:80,443  # reaches nothing else
   vers run -N db --internal                    # others that are --internal reach it as db.internal
   vers run --rootfs my-app --start             # with its ENTRYPOINT and CMD running
+  vers run --ttl 2h --sleep-after 30m           # deleted after two hours, asleep when nobody uses it
   vers run --local my-image:dev                # an image of this machine's Docker
   ID=$(vers run --format json | jq -r .vm_id)`,
 		Args: arguments(cobra.MaximumNArgs(1)),
@@ -93,6 +95,7 @@ func (o *runOptions) add(a *App, cmd *cobra.Command) {
 	f.BoolVar(&o.start, "start", false, "start the image's own command (ENTRYPOINT, CMD); 'vers logs' shows its output")
 	f.BoolVarP(&o.detach, "detach", "d", false, "same as --quiet: print only the VM's id")
 	o.network.add(cmd)
+	o.terms.add(cmd)
 	o.wait.add(cmd, "return when commands can run in the VM")
 	o.format.add(cmd)
 
@@ -243,13 +246,17 @@ func (a *App) rootRequest(o runOptions) (api.NewRootRequest, error) {
 	if err != nil {
 		return api.NewRootRequest{}, err
 	}
+	terms, err := o.terms.read()
+	if err != nil {
+		return api.NewRootRequest{}, err
+	}
 	return api.NewRootRequest{
 		NetworkOptions: network,
 		VMConfig: api.VMConfig{
 			MemSizeMiB: &size.MemSizeMiB, VCPUCount: &size.VCPUCount, FSSizeMiB: disk,
 			ImageName: &image, KernelName: &kernel,
 		},
-		Env: env, Cold: o.cold, Start: o.start,
+		Env: env, Cold: o.cold, Start: o.start, Terms: terms,
 	}, nil
 }
 

@@ -18,6 +18,7 @@ type runCommitOptions struct {
 	isRef   bool
 	alias   string
 	network networkFlags
+	terms   termsFlags
 	wait    waitFlags
 	format  formatFlags
 }
@@ -49,6 +50,7 @@ repository of your organisation. An alias that exists already moves to the new V
 	cmd.Flags().BoolVar(&o.isRef, "ref", false, "the argument is repo:tag")
 	cmd.Flags().StringVarP(&o.alias, "vm-alias", "N", "", "alias for the VM, on this machine")
 	o.network.add(cmd)
+	o.terms.add(cmd)
 	o.wait.add(cmd, "return when commands can run in the VM")
 	o.format.add(cmd)
 	return cmd
@@ -71,6 +73,10 @@ func (a *App) runCommit(ctx context.Context, o runCommitOptions) error {
 	if err := checkCommitSpec("run-commit", o.spec, o.isRef); err != nil {
 		return err
 	}
+	terms, err := o.terms.read()
+	if err != nil {
+		return err
+	}
 	client, err := a.api()
 	if err != nil {
 		return err
@@ -82,6 +88,7 @@ func (a *App) runCommit(ctx context.Context, o runCommitOptions) error {
 	if req.NetworkOptions, err = o.network.options(config.Project{}, o.alias); err != nil { // the commit says the rest
 		return err
 	}
+	req.Terms = terms
 	vm, err := a.fromCommit(ctx, client, o.spec, req)
 	if err != nil {
 		return err

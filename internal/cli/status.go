@@ -119,6 +119,6 @@ func (a *App) statusOne(ctx context.Context, typed string, format formatFlags) e
 	s := withAlias(vm, aliases)
 	return a.show(mode, s.VMID, s, a.fields([][2]string{
 		{"VM ID", s.VMID}, {"Alias", text(s.Alias)}, {"State", s.State}, {"Reason", s.Reason},
-		{"Owner", s.OwnerID}, {"Created", when(s.CreatedAt)},
+		{"Owner", s.OwnerID}, {"Created", when(s.CreatedAt)}, {"Is deleted", expires(s.ExpiresAt, "")},
 	}))
 }

@@ -18,6 +18,7 @@ import (
 //	Begin      before the pause
 //	TakeState  after the pause, while nobody can delete the VM
 //	BuildFlat  after the pause, if VMs are to be started from it at once; else its flat file is made when it is needed
+//	StandAlone after BuildFlat, if what the memory stands on is not to be kept for this commit
 //	Write      everything on stable storage, then the catalogue row: acknowledged from here on
 //	Abort      on every failing path; harmless after Write
 type Draft struct {
@@ -28,6 +29,7 @@ type Draft struct {
 	base    string // commit that the memory stands on; "" zeroes
 	size    int64
 	flat    bool // the flat file exists
+	alone   bool // the delta is written from the flat file and needs no base
 	taken   bool // the folder that becomes the commit's exists
 	written bool
 	release []func()
@@ -106,6 +108,16 @@ func (d *Draft) BuildFlat(ctx context.Context, s *memory.Snapshot) error {
 	return nil
 }
 
+// StandAlone makes Write store the whole memory, from the flat file: the commit needs no base then. It costs as much disk
+// and time as the guest uses memory.
+func (d *Draft) StandAlone() error {
+	if !d.flat {
+		return fault.New(fault.Internal, "commit %s has no flat file to stand alone with", d.ID)
+	}
+	d.alone, d.base = true, ""
+	return nil
+}
+
 // Record is what the caller knows of the commit.
 type Record struct {
 	Commit   catalog.Commit // without Manifest and Durable
@@ -126,7 +138,7 @@ func (d *Draft) Write(ctx context.Context, r Record, s *memory.Snapshot) (catalo
 	m.Version, m.CommitID, m.CreatedAt, m.MemoryBase = ManifestVersion, d.ID, c.CreatedAt, d.base
 
 	var err error
-	if m.Memory, err = memory.WriteDelta(temp+"/memory.delta", s, d.basePath()); err != nil {
+	if m.Memory, err = d.writeMemory(ctx, temp+"/memory.delta", s); err != nil {
 		return c, err
 	}
 	if m.DeviceState, err = hashFile(temp + "/device.state"); err != nil {
@@ -146,6 +158,13 @@ func (d *Draft) Write(ctx context.Context, r Record, s *memory.Snapshot) (catalo
 	d.written = true
 	d.done()
 	return c, nil
+}
+
+func (d *Draft) writeMemory(ctx context.Context, path string, s *memory.Snapshot) (memory.DeltaInfo, error) {
+	if d.alone {
+		return memory.WriteFlatDelta(ctx, path, d.store.FlatPath(d.ID))
+	}
+	return memory.WriteDelta(path, s, d.basePath())
 }
 
 // seal adds the manifest to a commit's files in the folder temp, brings everything to stable storage and gives the folder

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -31,6 +32,7 @@ type Server struct {
 	ShellAuth        ShellAuth `toml:"shell_auth"`
 	Builder          Engines   `toml:"builder"`
 	Gateway          Gateway   `toml:"gateway"`
+	Sleep            Sleep     `toml:"sleep"`
 	LogLevel         string    `toml:"log_level"`
 }
 
@@ -70,6 +72,28 @@ type Engines struct {
 type ShellAuth struct {
 	Mode         string `toml:"mode"`         // "closed", "token" or "open"
 	Organisation string `toml:"organisation"` // that new users join; "": each gets one of their own
+}
+
+// Sleep says when VMs that do not say it themselves fall asleep (docs/operating.md).
+type Sleep struct {
+	Idle string `toml:"idle"` // without use, such as "30m"; "" never
+}
+
+// After is how long a VM may be without use; 0 for ever.
+func (s Sleep) After() time.Duration {
+	d, _ := time.ParseDuration(s.Idle) // checked when it was read
+	return d
+}
+
+func (s Sleep) check() error {
+	if s.Idle == "" {
+		return nil
+	}
+	d, err := time.ParseDuration(s.Idle)
+	if err != nil || d < 0 || d > 0 && d < 10*time.Second {
+		return fmt.Errorf("configuration: sleep.idle is %q; give a time such as \"30m\" of at least 10s, or \"\" for never", s.Idle)
+	}
+	return nil
 }
 
 // Egress is what guests may reach (docs/network.md).
@@ -182,7 +206,7 @@ func (c *Server) Check() error {
 	if _, err := c.Egress.Policy(); err != nil {
 		return err
 	}
-	if err := errors.Join(c.Builder.check(), c.Gateway.check()); err != nil {
+	if err := errors.Join(c.Builder.check(), c.Gateway.check(), c.Sleep.check()); err != nil {
 		return err
 	}
 	if c.Listen == "" {

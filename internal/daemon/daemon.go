@@ -151,6 +151,7 @@ func (d *Daemon) openManager(ctx context.Context, driver machine.Driver, reg *re
 		Networks:     d.openNetwork,
 		ServerEgress: policy,
 		Quotas:       reg.Quotas,
+		SleepAfter:   d.config.Sleep.After(),
 		UIDBase:      uidBase, MemoryReserve: d.config.MemoryReserveMiB << 20, MemoryOvercommit: d.config.MemoryOvercommit,
 	})
 }

@@ -34,6 +34,9 @@ func (c *Client) Hello(ctx context.Context) (Info, error) {
 // that commands do not wait for a reader that died with the versd before. The commands go on.
 func (c *Client) TakeOver(ctx context.Context) error { return c.call(ctx, OpTakeOver, nil, nil) }
 
+// Wake is TakeOver for a guest that stood still while the world went on: its clock is set, its random generator reseeded.
+func (c *Client) Wake(ctx context.Context, w Wake) error { return c.call(ctx, OpTakeOver, w, nil) }
+
 // Renew gives the guest a new identity. It returns without error only if the agent confirmed every step and the
 // confirmation is for this VM and this call. All older connections of the agent are dropped.
 func (c *Client) Renew(ctx context.Context, id Identity) (Confirmation, error) {

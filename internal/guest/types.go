@@ -117,6 +117,12 @@ type Process struct {
 	User       string            `json:"user,omitempty"`        // of commands: user[:group], names or numbers
 }
 
+// Wake is the body of a take-over after sleep. An agent that is older than it only takes over.
+type Wake struct {
+	Time    time.Time `json:"time"`    // now, by the host
+	Entropy []byte    `json:"entropy"` // at least 64 bytes
+}
+
 // Confirmation is sent only after every step of a Renew has succeeded.
 type Confirmation struct {
 	VMID       string `json:"vm_id"`

@@ -23,6 +23,7 @@ import (
 //	of a build      the build ended with the earlier versd: removed
 //	booting         its boot goes on, or starts again from the image
 //	running, paused adopted; the vCPUs are put into the recorded state, since a crash may have come in the middle of a pause
+//	sleeping        sleeps on; a process that is left of falling asleep or waking is ended
 //	dead            stays
 //	process gone    dead, with the reason
 //	process without a row: ended
@@ -64,6 +65,9 @@ func (m *Manager) adopt(ctx context.Context, v *vm) error {
 		v.markBooted()
 		return nil
 	}
+	if r.State == string(StateSleeping) {
+		return m.adoptSleeping(ctx, v)
+	}
 	m.ledger.note(r.ID, m.booking(r.OrgID, r.Config.VCPUCount, r.Config.MemSizeMiB<<20))
 	err := m.reattach(ctx, v)
 	if r.BuildID != "" {
@@ -103,7 +107,11 @@ func (m *Manager) adopt(ctx context.Context, v *vm) error {
 			// The earlier versd's connections are dead, the agent does not know: commands would wait for their reader.
 			ctx, cancel := context.WithTimeout(m.life, m.ReadyLimit)
 			defer cancel()
-			if err := v.guest.TakeOver(ctx); err != nil && m.life.Err() == nil {
+			if !roused(r) {
+				m.rouse(ctx, v)
+				return
+			}
+			if err := v.agent.TakeOver(ctx); err != nil && m.life.Err() == nil {
 				m.Logger.Warn("the agent of an adopted VM does not answer", "vm", r.ID, "error", err)
 			}
 		})
@@ -132,7 +140,7 @@ func (m *Manager) reattach(ctx context.Context, v *vm) error {
 	if err != nil {
 		return err
 	}
-	v.attach(instance, network)
+	m.attach(v, instance, network)
 	return m.applyEgress(context.WithoutCancel(ctx), v)
 }
 

@@ -190,13 +190,18 @@ func (m *Manager) Commit(ctx context.Context, c Caller, vmID string, req CommitR
 	if err := v.waitBooted(ctx, req.SkipWaitBoot); err != nil {
 		return Commit{}, Timing{}, err
 	}
+	if v.snapshot().State == string(StateSleeping) {
+		if err := m.awake(ctx, v); err != nil {
+			return Commit{}, Timing{}, err
+		}
+	}
 	id, err := m.newCommitID(ctx, req.CommitID)
 	if err != nil {
 		return Commit{}, Timing{}, err
 	}
 	began := time.Now()
 	m.flush(ctx, v)
-	unlock, err := v.lock(ctx)
+	v, unlock, err := m.lockAwake(ctx, c, vmID, req.SkipWaitBoot)
 	if err != nil {
 		return Commit{}, Timing{}, err
 	}

@@ -29,11 +29,12 @@ type clone struct {
 	parent      Commit           // what the VM says it was started from; no id: nothing that users see
 	reason      string           // run, restore, branch
 	network     NetworkRequest
+	options     []Option
 	foreign     bool // the commit is another organisation's
 }
 
 // Restore makes a VM from a commit of the caller's organisation, or from any public one.
-func (m *Manager) Restore(ctx context.Context, c Caller, commitID string, network NetworkRequest) (VM, error) {
+func (m *Manager) Restore(ctx context.Context, c Caller, commitID string, network NetworkRequest, options ...Option) (VM, error) {
 	if err := network.Check(); err != nil {
 		return VM{}, err
 	}
@@ -43,6 +44,7 @@ func (m *Manager) Restore(ctx context.Context, c Caller, commitID string, networ
 		return VM{}, err
 	}
 	p.network = network
+	p.options = options
 	return m.restore(ctx, c, p)
 }
 
@@ -173,6 +175,9 @@ func (m *Manager) cloneOne(ctx context.Context, c Caller, p clone, spec Spec, id
 	}
 	record.MemoryBase, record.BuildID = p.memoryBase, p.buildID
 	record.ParentCommit, record.GrandparentVM = p.parent.ID, p.parent.ParentVM
+	for _, option := range p.options {
+		option(&record)
+	}
 	if record.UID, err = m.takeUID(); err != nil {
 		return nil, err
 	}
@@ -263,14 +268,7 @@ func (m *Manager) Branch(ctx context.Context, c Caller, vmID string, req BranchR
 	if err := errors.Join(checkCount(req.Count), req.Network.Check()); err != nil {
 		return nil, Commit{}, Timing{}, err
 	}
-	v, err := m.find(c, vmID)
-	if err != nil {
-		return nil, Commit{}, Timing{}, err
-	}
-	if err := v.waitBooted(ctx, req.SkipWaitBoot); err != nil {
-		return nil, Commit{}, Timing{}, err
-	}
-	unlock, err := v.lock(ctx)
+	v, unlock, err := m.lockAwake(ctx, c, vmID, req.SkipWaitBoot)
 	if err != nil {
 		return nil, Commit{}, Timing{}, err
 	}
@@ -314,7 +312,9 @@ func (m *Manager) branchFrom(ctx context.Context, c Caller, v *vm, t *taken, req
 		t.abort()
 		return nil, Commit{}, err
 	}
-	plan := clone{commit: source, parent: source, reason: "branch", network: req.Network}
+	asParent := v.snapshot().SleepAfter
+	inherit := func(r *VM) { r.SleepAfter = asParent }
+	plan := clone{commit: source, parent: source, reason: "branch", network: req.Network, options: append([]Option{inherit}, req.Options...)}
 	if base := v.snapshot().MemoryBase; m.patchable(v, t.capture.Memory, base, req.Count) {
 		plan.memoryBase, plan.patch = base, t.capture.Memory
 	} else if err := t.draft.BuildFlat(ctx, t.capture.Memory); err != nil {
@@ -380,7 +380,7 @@ func (m *Manager) dropCommit(ctx context.Context, c Commit) {
 }
 
 // BranchCommit makes VMs from a commit of the caller's organisation, or from any public one: all or none.
-func (m *Manager) BranchCommit(ctx context.Context, c Caller, commitID string, count int, network NetworkRequest) ([]VM, error) {
+func (m *Manager) BranchCommit(ctx context.Context, c Caller, commitID string, count int, network NetworkRequest, options ...Option) ([]VM, error) {
 	if err := errors.Join(checkCount(count), network.Check()); err != nil {
 		return nil, err
 	}
@@ -390,6 +390,7 @@ func (m *Manager) BranchCommit(ctx context.Context, c Caller, commitID string, c
 		return nil, err
 	}
 	p.network = network
+	p.options = options
 	ids := make([]string, count)
 	for i := range ids {
 		ids[i] = ident.New()

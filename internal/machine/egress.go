@@ -205,7 +205,8 @@ func (m *Manager) all() []*vm {
 	return all
 }
 
-// closeNetwork closes the network of a VM and keeps its counters for its organisation.
+// closeNetwork closes the network of a VM and keeps its counters for its organisation. The next one is counted by itself
+// (attach).
 func (m *Manager) closeNetwork(v *vm) {
 	network := v.openNetwork()
 	if network == nil {

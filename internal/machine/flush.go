@@ -15,8 +15,8 @@ const flushLimit = 5 * time.Second
 // commit's memory. So a guest that does not answer, or is slow, is not waited for any longer; and where the host's
 // disk might become full by it, which stops a guest, it is left out.
 func (m *Manager) flush(ctx context.Context, v *vm) {
-	r := v.snapshot()
-	if r.State != string(StateRunning) {
+	r, live := v.snapshot(), v.live()
+	if r.State != string(StateRunning) || live.instance == nil {
 		return
 	}
 	var fs unix.Statfs_t
@@ -25,9 +25,9 @@ func (m *Manager) flush(ctx context.Context, v *vm) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, flushLimit)
 	defer cancel()
-	ctx, release := whileRunning(ctx, v.instance)
+	ctx, release := whileRunning(ctx, live.instance)
 	defer release()
-	if err := v.guest.Sync(ctx); err != nil {
+	if err := live.agent.Sync(ctx); err != nil {
 		m.Logger.Info("committed without waiting for the guest's page cache", "vm", r.ID, "error", err)
 	}
 }

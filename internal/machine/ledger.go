@@ -63,9 +63,36 @@ func (l *ledger) room(each booking, q catalog.Quotas, n int64) error {
 	want := each.bytes * n
 	if free := l.capacity - used; want > free {
 		return fault.Exhaustedf("Insufficient system resources: asked for %d MiB of memory (%d × %d MiB with the VM's own overhead), %d MiB are free of %d MiB for VMs (%d VMs hold the rest); ask for less, or delete VMs",
-			want>>20, n, each.bytes>>20, max(free, 0)>>20, l.capacity>>20, len(l.booked))
+			want>>20, n, each.bytes>>20, max(free, 0)>>20, l.capacity>>20, l.holders())
 	}
 	return nil
+}
+
+// rebook lets a VM hold each instead of what it holds, or leaves it as it is. It counts as a VM already.
+func (l *ledger) rebook(id string, each booking, q catalog.Quotas) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before, had := l.booked[id]
+	delete(l.booked, id)
+	q.VMs = nil
+	if err := l.room(each, q, 1); err != nil {
+		if had {
+			l.booked[id] = before
+		}
+		return err
+	}
+	l.booked[id] = each
+	return nil
+}
+
+// holders counts the VMs that hold memory: those that sleep do not. The caller holds mu.
+func (l *ledger) holders() (n int) {
+	for _, b := range l.booked {
+		if b.bytes > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // note books what runs already, whatever the capacity and the quotas.

@@ -11,22 +11,30 @@ import (
 	"vers/internal/ident"
 )
 
-// Pause stops the vCPUs; memory is kept. Pausing a paused VM succeeds.
+// Pause stops the vCPUs; memory is kept. Pausing a paused VM succeeds; one that sleeps is fault.Conflict.
 func (m *Manager) Pause(ctx context.Context, c Caller, vmID string, skipWaitBoot bool) error {
 	return m.setState(ctx, c, vmID, skipWaitBoot, StatePaused)
 }
 
-// Resume lets the vCPUs run again. Resuming a running VM succeeds.
+// Resume lets the vCPUs run again, and wakes a VM that sleeps. Resuming a running VM succeeds.
 func (m *Manager) Resume(ctx context.Context, c Caller, vmID string, skipWaitBoot bool) error {
 	return m.setState(ctx, c, vmID, skipWaitBoot, StateRunning)
 }
 
 func (m *Manager) setState(ctx context.Context, c Caller, vmID string, skipWaitBoot bool, want State) error {
-	v, unlock, err := m.lockBooted(ctx, c, vmID, skipWaitBoot)
+	lock := m.lockAwake
+	if want == StatePaused {
+		lock = m.lockBooted
+	}
+	v, unlock, err := lock(ctx, c, vmID, skipWaitBoot)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	v.touch()
+	if v.snapshot().State == string(StateSleeping) {
+		return fault.Conflictf("VM '%s' is sleeping: nothing of it runs; resume it first if it is to be paused", vmID)
+	}
 	// Begun, it is brought to an end without its client too: record and machine must not disagree.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.ReadyLimit)
 	defer cancel()
@@ -90,7 +98,7 @@ func (m *Manager) Delete(ctx context.Context, c Caller, vmID string, skipWaitBoo
 
 // Resize grows a VM's disk and the file system on it. The new size must be above the present one.
 func (m *Manager) Resize(ctx context.Context, c Caller, vmID string, fsSizeMiB int64, skipWaitBoot bool) error {
-	v, unlock, err := m.lockBooted(ctx, c, vmID, skipWaitBoot)
+	v, unlock, err := m.lockAwake(ctx, c, vmID, skipWaitBoot)
 	if err != nil {
 		return err
 	}
@@ -113,7 +121,7 @@ func (m *Manager) Resize(ctx context.Context, c Caller, vmID string, fsSizeMiB i
 	if err := m.update(ctx, v, func(r *VM) { r.Config = want }); err != nil {
 		return err
 	}
-	if err := v.guest.GrowRootTo(ctx, fsSizeMiB<<20); err != nil {
+	if err := v.agent.GrowRootTo(ctx, fsSizeMiB<<20); err != nil {
 		return fmt.Errorf("the disk of VM %s has grown, its file system not: %w", vmID, err)
 	}
 	return nil

@@ -48,7 +48,7 @@ func (m *Manager) startMain(ctx context.Context, v *vm) error {
 	if !r.Config.StartMain {
 		return nil
 	}
-	stream, err := v.guest.Exec(ctx, guest.ExecRequest{ID: r.ID, Command: mainCommand(r.Config.Image)})
+	stream, err := v.agent.Exec(ctx, guest.ExecRequest{ID: r.ID, Command: mainCommand(r.Config.Image)})
 	switch {
 	case fault.Is(err, fault.Conflict):
 	case err != nil:

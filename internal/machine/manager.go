@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -76,9 +77,10 @@ type Config struct {
 	// Quotas says what an organisation may use: nil is no limit. A nil function limits nobody.
 	Quotas func(ctx context.Context, orgID string) (catalog.Quotas, error)
 
-	UIDBase          int     // first user id of VM processes; 0: run them as ourselves
-	MemoryReserve    int64   // bytes of host memory never given to VMs
-	MemoryOvercommit float64 // 1: guests' memory never exceeds what the host has
+	UIDBase          int           // first user id of VM processes; 0: run them as ourselves
+	MemoryReserve    int64         // bytes of host memory never given to VMs
+	MemoryOvercommit float64       // 1: guests' memory never exceeds what the host has
+	SleepAfter       time.Duration // VMs that do not say it sleep after that long without use; 0 never
 	BootLimit        time.Duration
 	ReadyLimit       time.Duration // for the agent's confirmation after a restore
 	ImportWait       time.Duration // for the copy of another organisation's commit; 0: 45 s, since a fork has to end within 60 s (spec/api.md 1.7)
@@ -95,7 +97,9 @@ type Manager struct {
 	uids      map[int]bool
 	templates map[string]chan struct{} // by key: being made; closed when that has come to an end
 	imports   singleflight.Group       // by commit.ImportKey
-	diffs     chan struct{}            // as many as may run at once
+	wakes     singleflight.Group       // by VM
+	onWake    atomic.Pointer[func(took time.Duration, err error)]
+	diffs     chan struct{} // as many as may run at once
 
 	trafficMu sync.Mutex                 // also guards vm.counted
 	traffic   map[string]egress.Counters // by organisation, of networks that are closed
@@ -141,6 +145,7 @@ func New(ctx context.Context, c Config) (*Manager, error) {
 	}
 	m.background.Go(m.collector)
 	m.background.Go(func() { m.followOrganisations(policies) })
+	m.background.Go(m.caretaker)
 	m.collectSoon()
 	return m, nil
 }
@@ -252,7 +257,8 @@ func (m *Manager) WaitReady(ctx context.Context, c Caller, id string) (VM, error
 	return v.snapshot(), nil
 }
 
-// Guest gives the agent's client of a running VM; it waits while the VM boots.
+// Guest gives the agent's client of a running VM; it waits while the VM boots, and wakes one that sleeps. So does the client
+// itself with every call, should the VM have fallen asleep meanwhile.
 func (m *Manager) Guest(ctx context.Context, c Caller, id string) (*guest.Client, error) {
 	v, err := m.running(ctx, c, id)
 	if err != nil {
@@ -261,13 +267,14 @@ func (m *Manager) Guest(ctx context.Context, c Caller, id string) (*guest.Client
 	return v.guest, nil
 }
 
-// DialGuest connects to a TCP port of a running VM.
+// DialGuest connects to a TCP port of a running VM. Like Guest, it waits for the VM and wakes it. As long as the connection
+// is open, the VM does not fall asleep by itself.
 func (m *Manager) DialGuest(ctx context.Context, c Caller, id string, port uint16) (net.Conn, error) {
 	v, err := m.running(ctx, c, id)
 	if err != nil {
 		return nil, err
 	}
-	return v.network.DialGuest(ctx, port)
+	return m.dial(ctx, v, func(n Network) (net.Conn, error) { return n.DialGuest(ctx, port) })
 }
 
 func (m *Manager) running(ctx context.Context, c Caller, id string) (*vm, error) {
@@ -278,21 +285,50 @@ func (m *Manager) running(ctx context.Context, c Caller, id string) (*vm, error)
 	if err := v.waitBooted(ctx, false); err != nil {
 		return nil, err
 	}
-	switch r := v.snapshot(); State(r.State) {
+	if v.snapshot().State == string(StateSleeping) {
+		if err := m.awake(ctx, v); err != nil {
+			return nil, err
+		}
+	}
+	return v, v.reachable()
+}
+
+// Reachable says why the guest of a VM cannot be reached now: fault.Conflict if it is paused, sleeping, dead or about to
+// end. It waits for nothing and wakes nobody.
+func (m *Manager) Reachable(_ context.Context, c Caller, id string) error {
+	v, err := m.find(c, id)
+	if err != nil {
+		return err
+	}
+	if v.snapshot().State == string(StateSleeping) {
+		return fault.Conflictf("VM '%s' was put to sleep, which ends connections; the next one wakes it", id)
+	}
+	return v.reachable()
+}
+
+// reachable refuses VMs whose guest does not answer. One that sleeps is not refused: who connects wakes it.
+func (v *vm) reachable() error {
+	r, live := v.snapshot(), v.live()
+	switch State(r.State) {
+	case StateSleeping:
+		return nil
 	case StateRunning:
+		if live.instance == nil {
+			return nil // falls asleep, or wakes
+		}
 		select {
-		case <-v.instance.Done():
-			return nil, fault.Conflictf("VM '%s' has just ended: it is being deleted, or its process is gone", id)
+		case <-live.instance.Done():
+			return fault.Conflictf("VM '%s' has just ended: it is being deleted, or its process is gone", r.ID)
 		default:
-			return v, nil
+			return nil
 		}
 	case StatePaused:
 		if r.Reason != "" {
-			return nil, fault.Conflictf("VM '%s' is paused: %s", id, r.Reason)
+			return fault.Conflictf("VM '%s' is paused: %s", r.ID, r.Reason)
 		}
-		return nil, fault.Conflictf("VM '%s' is paused: resume it first", id)
+		return fault.Conflictf("VM '%s' is paused: resume it first", r.ID)
 	default:
-		return nil, fault.Conflictf("VM '%s' is %s: %s", id, r.State, r.Reason)
+		return fault.Conflictf("VM '%s' is %s: %s", r.ID, r.State, r.Reason)
 	}
 }
 

@@ -17,7 +17,8 @@ const (
 	StateBooting  State = "booting"
 	StateRunning  State = "running"
 	StatePaused   State = "paused"
-	StateDead     State = "dead" // crashed or powered off; Reason says why
+	StateSleeping State = "sleeping" // no process and no memory; woken by whoever needs it
+	StateDead     State = "dead"     // crashed or powered off; Reason says why
 )
 
 // Caller is on whose behalf something is done.
@@ -36,6 +37,7 @@ type RunRequest struct {
 	Start    bool              // start the image's own command when the VM has booted
 	Cold     bool              // really boot, do not use a template
 	BuildID  string            // build that the VM is for: see builder.go
+	Options  []Option
 }
 
 // BranchRequest asks for children of a running VM.
@@ -44,6 +46,7 @@ type BranchRequest struct {
 	KeepPaused   bool
 	SkipWaitBoot bool // a VM that is still booting is a conflict instead of waited for
 	Network      NetworkRequest
+	Options      []Option // of the children
 }
 
 // CommitRequest asks for a commit of a VM.

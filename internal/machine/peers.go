@@ -58,7 +58,7 @@ func (p Peers) Reaches(id string) bool {
 	return other != nil && p.Member() && p.takesPart(other.snapshot())
 }
 
-// Dial connects to a TCP port of a peer.
+// Dial connects to a TCP port of a peer, and wakes it if it sleeps.
 func (p Peers) Dial(ctx context.Context, id string, port uint16) (net.Conn, error) {
 	if !p.Reaches(id) {
 		return nil, fault.NotFoundf("VM '%s' is no peer", id)
@@ -69,11 +69,7 @@ func (p Peers) Dial(ctx context.Context, id string, port uint16) (net.Conn, erro
 	if other == nil {
 		return nil, fault.NotFoundf("VM '%s' is gone", id)
 	}
-	network := other.openNetwork()
-	if network == nil {
-		return nil, fault.Unavailablef("VM '%s' has no network yet", id)
-	}
-	return network.DialGuest(ctx, port)
+	return p.m.dial(ctx, other, func(n Network) (net.Conn, error) { return n.DialGuest(ctx, port) })
 }
 
 // recheck cuts connections between VMs of an organisation that are not permitted any more.

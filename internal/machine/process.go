@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -83,6 +84,31 @@ func readProcess(pid int) (p Process, state byte, err error) {
 		return p, 0, fmt.Errorf("read the start time of process %d: %w", pid, err)
 	}
 	return Process{PID: pid, StartTime: start, BootID: boot}, state, nil
+}
+
+// clockTick is the unit of the times in /proc/<pid>/stat: 100 a second on every Linux that Go runs on.
+const clockTick = 10 * time.Millisecond
+
+// CPUTime gives the CPU time that the process has used, in user and kernel mode, all threads. fault.NotFound if it is gone.
+func (p Process) CPUTime() (time.Duration, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID))
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return 0, fault.NotFoundf("process %d is gone", p.PID)
+	}
+	if err != nil {
+		return 0, err
+	}
+	after := strings.LastIndexByte(string(stat), ')')
+	fields := strings.Fields(string(stat[after+1:]))
+	if start, _, err := parseStat(string(stat)); err != nil || start != p.StartTime {
+		return 0, errors.Join(err, fault.NotFoundf("process %d is gone", p.PID))
+	}
+	user, err := strconv.ParseInt(fields[11], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read the CPU time of process %d: %w", p.PID, err)
+	}
+	kernel, err := strconv.ParseInt(fields[12], 10, 64)
+	return time.Duration(user+kernel) * clockTick, err
 }
 
 // parseStat reads start time (clock ticks since boot) and state from /proc/<pid>/stat. The second field, the name, may

@@ -39,6 +39,15 @@ func (m *Manager) book(ctx context.Context, each booking, ids ...string) error {
 	return m.ledger.book(each, q, ids...)
 }
 
+// rebook reserves host memory and a part of the quotas for a VM that was booked without.
+func (m *Manager) rebook(ctx context.Context, id string, each booking) error {
+	q, err := m.quotas(ctx, each.orgID)
+	if err != nil {
+		return err
+	}
+	return m.ledger.rebook(id, each, q)
+}
+
 // roomFor refuses count children of a VM for which there is no room now, before it is paused for them. It holds nothing:
 // book decides.
 func (m *Manager) roomFor(ctx context.Context, r VM, count int) error {

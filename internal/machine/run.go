@@ -139,6 +139,9 @@ func (m *Manager) addBooting(ctx context.Context, c Caller, config catalog.VMCon
 		return nil, err
 	}
 	record.BootEnv, record.BuildID = req.Env, req.BuildID
+	for _, option := range req.Options {
+		option(&record)
+	}
 	if err := m.book(ctx, m.booking(c.OrgID, config.VCPUCount, config.MemSizeMiB<<20), record.ID); err != nil {
 		return nil, err
 	}
@@ -238,7 +241,7 @@ func (m *Manager) awaitAgent(ctx context.Context, v *vm) error {
 	ctx, release := whileRunning(ctx, v.instance)
 	defer release()
 	for {
-		info, err := v.guest.Hello(ctx)
+		info, err := v.agent.Hello(ctx)
 		if err == nil && info.Ready {
 			return nil
 		}

@@ -80,7 +80,7 @@ func (m *Manager) runFromTemplate(ctx context.Context, c Caller, key string, con
 	if err != nil {
 		return VM{}, false, err
 	}
-	p := clone{commit: template, config: config, labels: req.Labels, env: req.Env, buildID: req.BuildID, reason: "run"}
+	p := clone{commit: template, config: config, labels: req.Labels, env: req.Env, buildID: req.BuildID, options: req.Options, reason: "run"}
 	vm, err := m.restore(ctx, c, p)
 	if err != nil && !fault.Is(err, fault.Exhausted) {
 		m.Logger.Warn("template is not usable, booting", "template", template.ID, "error", err)

@@ -17,21 +17,25 @@ import (
 // vm is the one owner of a VM: everything that changes its state holds op.
 //
 //	creating ──► booting ──► running ◄──► paused
-//	    │           │           │           │
+//	    │           │         ▲ │           │
+//	    │           │         │ └───────────┼──► sleeping
+//	    │           │         └─────────────┼─────────┘
 //	    └───────────┴───────────┴───────────┴──► dead ──► (deleted)
 type vm struct {
-	op       chan struct{} // holds one token; taken by whoever changes the state
-	booted   chan struct{} // closed when the VM can run commands, or never will
-	instance Instance
-	network  Network
-	guest    *guest.Client
+	op     chan struct{} // holds one token; taken by whoever changes the state
+	booted chan struct{} // closed when the VM can run commands, or never will
+	guest  *guest.Client // through the gate; from the first attach on it stays the same
 
 	policy  sync.Mutex // held while an egress policy is read and applied
-	counted bool       // its traffic is in the manager's sums; guarded by the manager
+	counted bool       // the traffic of its network is in the manager's sums; guarded by the manager
 
-	mu      sync.Mutex // also guards network
+	mu sync.Mutex
+	parts
 	record  VM
 	deleted bool
+	gate    gate
+	seen    seen
+	tended  bool // the caretaker sees to the VM
 }
 
 func newVM(record VM) *vm {
@@ -138,7 +142,7 @@ func (m *Manager) start(ctx context.Context, v *vm, spec Spec) error {
 		network.Close()
 		return err
 	}
-	v.attach(instance, network)
+	m.attach(v, instance, network)
 	process, specJSON, err := encode(instance.Process(), spec)
 	if err != nil {
 		return err
@@ -157,13 +161,6 @@ func encode(p Process, s Spec) (process, spec json.RawMessage, err error) {
 	}
 	spec, err = json.Marshal(s)
 	return process, spec, err
-}
-
-func (v *vm) attach(instance Instance, network Network) {
-	v.mu.Lock()
-	v.instance, v.network = instance, network
-	v.mu.Unlock()
-	v.guest = guest.New(network.DialAgent)
 }
 
 // remove ends a VM and everything that was its own: process, network, directory, row, active layer. Used by delete, by
@@ -196,12 +193,16 @@ func (m *Manager) remove(ctx context.Context, v *vm) error {
 	return nil
 }
 
-// watch marks the VM dead when its process ends by itself or its guest powers off, and paused when the host's disk is
+// watch marks the VM dead when its present process ends by itself or its guest powers off, and paused when the host's disk is
 // full.
 func (m *Manager) watch(v *vm) {
+	instance := v.live().instance
+	if instance == nil {
+		return // it was put to sleep at once; who wakes it watches it
+	}
 	m.background.Go(func() {
 		var full <-chan struct{}
-		if watcher, ok := v.instance.(DiskWatcher); ok {
+		if watcher, ok := instance.(DiskWatcher); ok {
 			full = watcher.DiskFull()
 		}
 		for ended := false; !ended; {
@@ -209,10 +210,10 @@ func (m *Manager) watch(v *vm) {
 			case <-m.life.Done():
 				return
 			case <-full:
-				m.diskFull(v)
-			case <-v.instance.Ended():
+				m.diskFull(v, instance)
+			case <-instance.Ended():
 				ended = true
-			case <-v.instance.Done():
+			case <-instance.Done():
 				ended = true
 			}
 		}
@@ -221,8 +222,11 @@ func (m *Manager) watch(v *vm) {
 			return // deleted
 		}
 		defer unlock()
+		if v.instance != instance {
+			return // it sleeps, or has woken with another process
+		}
 		reason := "its guest powered off or crashed"
-		if _, err := v.instance.Status(m.life); err != nil {
+		if _, err := instance.Status(m.life); err != nil {
 			reason = "its process ended" // nobody is there to be asked
 		}
 		m.die(v, reason)
@@ -230,14 +234,17 @@ func (m *Manager) watch(v *vm) {
 }
 
 // diskFull records that a guest was stopped because the host had no room for what it wrote.
-func (m *Manager) diskFull(v *vm) {
+func (m *Manager) diskFull(v *vm, instance Instance) {
 	unlock, err := v.lock(m.life)
 	if err != nil {
 		return // deleted
 	}
 	defer unlock()
 	r := v.snapshot()
-	if status, err := v.instance.Status(m.life); err != nil || status != StatusPaused || r.State != string(StateRunning) {
+	if v.instance != instance {
+		return // it fell asleep
+	}
+	if status, err := instance.Status(m.life); err != nil || status != StatusPaused || r.State != string(StateRunning) {
 		return // resumed or paused by its owner meanwhile, or ended: others see to that
 	}
 	reason := fmt.Sprintf("the host's disk is full: its guest waits in the middle of a write; free space on the file system of %s, then resume it", m.DataDir)

@@ -352,4 +352,7 @@ type Instance struct {
 	address uintptr // of guest RAM in the process; 0: not looked up yet
 }
 
-var _ machine.Instance = (*Instance)(nil)
+var (
+	_ machine.Instance = (*Instance)(nil)
+	_ machine.Worker   = (*Instance)(nil)
+)

@@ -30,6 +30,9 @@ func (i *Instance) DiskFull() <-chan struct{} { return i.diskFull }
 // Forget lets go of the process without ending it, as if versd had ended; it can be adopted again.
 func (i *Instance) Forget() { i.forget.Do(func() { close(i.forgotten) }) }
 
+// CPUTime implements machine.Worker.
+func (i *Instance) CPUTime() (time.Duration, error) { return i.process.id.CPUTime() }
+
 // Kill implements machine.Instance.
 func (i *Instance) Kill(ctx context.Context) error {
 	select {

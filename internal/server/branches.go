@@ -19,6 +19,24 @@ type CountInput struct {
 	Count int64 `query:"count" default:"1" doc:"Number of VMs"`
 }
 
+// TermsInput are the terms of new VMs.
+type TermsInput struct {
+	SleepAfter int64 `query:"sleep_after_seconds" default:"-1" doc:"[ours] Let the new VMs fall asleep after so many seconds without use; 0 never, -1 as their source"`
+	TTL        int64 `query:"ttl_seconds" default:"-1" doc:"[ours] Delete the new VMs so many seconds from now; 0 and -1 never"`
+}
+
+// read gives the options for the machines.
+func (in TermsInput) read() ([]machine.Option, error) {
+	var t api.Terms
+	if in.SleepAfter != -1 {
+		t.SleepAfterSeconds = &in.SleepAfter
+	}
+	if in.TTL != -1 {
+		t.TTLSeconds = &in.TTL
+	}
+	return optionsOf(t)
+}
+
 // SourceInput says what happens to the VM that is branched or committed.
 type SourceInput struct {
 	KeepPaused   bool `query:"keep_paused" doc:"true: leave the VM paused afterwards"`
@@ -48,6 +66,7 @@ type branchInput struct {
 	ID string `path:"id" doc:"Id of the VM or commit"`
 	CountInput
 	SourceInput
+	TermsInput
 	BranchBody
 }
 
@@ -102,10 +121,14 @@ func (s *Server) branchVM(ctx context.Context, in *branchInput) (*output[api.New
 	if err != nil {
 		return nil, err
 	}
+	options, err := in.TermsInput.read()
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := detach(ctx)
 	defer cancel()
 	vms, commit, timing, err := s.Machines.Branch(ctx, callerOf(ctx), id,
-		machine.BranchRequest{Count: count, KeepPaused: in.KeepPaused, SkipWaitBoot: in.SkipWaitBoot, Network: network})
+		machine.BranchRequest{Count: count, KeepPaused: in.KeepPaused, SkipWaitBoot: in.SkipWaitBoot, Network: network, Options: options})
 	if err != nil {
 		return nil, err
 	}
@@ -117,13 +140,14 @@ func (s *Server) branchCommit(ctx context.Context, in *branchInput) (*output[api
 	if err != nil {
 		return nil, err
 	}
-	return s.startFromCommit(ctx, id, count, in.Body)
+	return s.startFromCommit(ctx, id, count, in.Body, in.TermsInput)
 }
 
 type branchRefInput struct {
 	Repo string `path:"repo"`
 	Tag  string `path:"tag"`
 	CountInput
+	TermsInput
 	BranchBody
 }
 
@@ -136,12 +160,13 @@ func (s *Server) branchRef(ctx context.Context, in *branchRefInput) (*output[api
 	if err != nil {
 		return nil, err
 	}
-	return s.startFromCommit(ctx, commitID, count, in.Body)
+	return s.startFromCommit(ctx, commitID, count, in.Body, in.TermsInput)
 }
 
 type branchTagInput struct {
 	Tag string `path:"tag"`
 	CountInput
+	TermsInput
 	BranchBody
 }
 
@@ -154,17 +179,21 @@ func (s *Server) branchTag(ctx context.Context, in *branchTagInput) (*output[api
 	if err != nil {
 		return nil, err
 	}
-	return s.startFromCommit(ctx, commitID, count, in.Body)
+	return s.startFromCommit(ctx, commitID, count, in.Body, in.TermsInput)
 }
 
-func (s *Server) startFromCommit(ctx context.Context, commitID string, count int, body *api.BranchRequest) (*output[api.NewVMs], error) {
+func (s *Server) startFromCommit(ctx context.Context, commitID string, count int, body *api.BranchRequest, in TermsInput) (*output[api.NewVMs], error) {
 	network, err := branchNetwork(body, count)
+	if err != nil {
+		return nil, err
+	}
+	options, err := in.read()
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := detach(ctx)
 	defer cancel()
-	vms, err := s.Machines.BranchCommit(ctx, callerOf(ctx), commitID, count, network)
+	vms, err := s.Machines.BranchCommit(ctx, callerOf(ctx), commitID, count, network, options...)
 	if err != nil {
 		return nil, err
 	}

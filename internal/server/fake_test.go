@@ -52,9 +52,12 @@ func (f *fakeMachines) find(c machine.Caller, id string) (machine.VM, error) {
 	return vm, nil
 }
 
-func (f *fakeMachines) add(c machine.Caller, config catalog.VMConfig, labels map[string]string, parent catalog.Commit) machine.VM {
+func (f *fakeMachines) add(c machine.Caller, config catalog.VMConfig, labels map[string]string, parent catalog.Commit, options ...machine.Option) machine.VM {
 	vm := machine.VM{ID: ident.New(), OrgID: c.OrgID, OwnerID: c.KeyID, State: "running", CreatedAt: time.Now(), Config: config,
 		Labels: labels, ParentCommit: parent.ID, GrandparentVM: parent.ParentVM, SSHKey: "private key", SSHHostKey: f.hostKey}
+	for _, option := range options {
+		option(&vm)
+	}
 	row := vm
 	row.UID = len(f.order) + 1
 	if err := f.catalog.InsertVM(context.Background(), row); err != nil {
@@ -85,11 +88,11 @@ func (f *fakeMachines) Run(ctx context.Context, c machine.Caller, req machine.Ru
 	if err := f.failure(); err != nil {
 		return machine.VM{}, err
 	}
-	return f.add(c, req.Config, req.Labels, catalog.Commit{}), nil
+	return f.add(c, req.Config, req.Labels, catalog.Commit{}, req.Options...), nil
 }
 
-func (f *fakeMachines) Restore(ctx context.Context, c machine.Caller, commitID string, network machine.NetworkRequest) (machine.VM, error) {
-	vms, err := f.BranchCommit(ctx, c, commitID, 1, network)
+func (f *fakeMachines) Restore(ctx context.Context, c machine.Caller, commitID string, network machine.NetworkRequest, options ...machine.Option) (machine.VM, error) {
+	vms, err := f.BranchCommit(ctx, c, commitID, 1, network, options...)
 	if err != nil {
 		return machine.VM{}, err
 	}
@@ -101,11 +104,11 @@ func (f *fakeMachines) Branch(ctx context.Context, c machine.Caller, vmID string
 	if err != nil {
 		return nil, commit, timing, err
 	}
-	vms, err := f.BranchCommit(ctx, c, commit.ID, req.Count, req.Network)
+	vms, err := f.BranchCommit(ctx, c, commit.ID, req.Count, req.Network, req.Options...)
 	return vms, commit, timing, err
 }
 
-func (f *fakeMachines) BranchCommit(ctx context.Context, c machine.Caller, commitID string, count int, network machine.NetworkRequest) ([]machine.VM, error) {
+func (f *fakeMachines) BranchCommit(ctx context.Context, c machine.Caller, commitID string, count int, network machine.NetworkRequest, options ...machine.Option) ([]machine.VM, error) {
 	commit, err := f.catalog.VisibleCommit(ctx, commitID)
 	if err != nil || commit.OrgID != c.OrgID && !commit.IsPublic {
 		return nil, fault.NotFoundf("commit '%s' not found", commitID)
@@ -119,7 +122,7 @@ func (f *fakeMachines) BranchCommit(ctx context.Context, c machine.Caller, commi
 	config := machine.Defaults
 	config.Egress = network.Egress
 	for range count {
-		vms = append(vms, f.add(c, config, nil, commit))
+		vms = append(vms, f.add(c, config, nil, commit, options...))
 	}
 	return vms, nil
 }
@@ -231,6 +234,34 @@ func (f *fakeMachines) Pause(_ context.Context, c machine.Caller, id string, ski
 
 func (f *fakeMachines) Resume(_ context.Context, c machine.Caller, id string, skip bool) error {
 	return f.change(c, id, skip, func(vm *machine.VM) error { vm.State = "running"; return nil })
+}
+
+func (f *fakeMachines) Sleep(_ context.Context, c machine.Caller, id string, skip bool) error {
+	return f.change(c, id, skip, func(vm *machine.VM) error {
+		if vm.State != "running" {
+			return fault.Conflictf("VM '%s' is %s: only a running VM can be put to sleep", id, vm.State)
+		}
+		now := time.Now()
+		vm.State, vm.SleptAt = "sleeping", &now
+		return nil
+	})
+}
+
+func (f *fakeMachines) SetTerms(_ context.Context, c machine.Caller, id string, t machine.Terms) error {
+	return f.change(c, id, false, func(vm *machine.VM) error { machine.WithTerms(t)(vm); return nil })
+}
+
+func (f *fakeMachines) SleepsAfter(vm machine.VM) time.Duration {
+	if vm.SleepAfter == nil {
+		return 0
+	}
+	return time.Duration(*vm.SleepAfter) * time.Second
+}
+
+func (f *fakeMachines) OnWake(func(time.Duration, error)) {}
+
+func (f *fakeMachines) Reachable(context.Context, machine.Caller, string) error {
+	panic("the tests reach the guest through fakeMachines.open")
 }
 
 func (f *fakeMachines) Resize(_ context.Context, c machine.Caller, id string, size int64, skip bool) error {

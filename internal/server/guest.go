@@ -28,15 +28,14 @@ type guestAccess interface {
 // eventStream follows a command.
 type eventStream = deploy.Stream
 
-// openGuest waits for a booting VM; a paused or dead one is fault.Conflict.
+// openGuest waits for a booting VM and wakes a sleeping one; a paused or dead one is fault.Conflict.
 func (s *Server) openGuest(ctx context.Context, caller machine.Caller, vmID string) (guestAccess, error) {
 	client, err := s.Machines.Guest(ctx, caller, vmID)
 	if err != nil {
 		return nil, err
 	}
 	return agent{client: client, lookAgain: func() error {
-		_, err := s.Machines.Guest(ctx, caller, vmID)
-		return err
+		return s.Machines.Reachable(ctx, caller, vmID)
 	}}, nil
 }
 

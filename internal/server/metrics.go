@@ -27,6 +27,8 @@ type metrics struct {
 	durations  *prometheus.HistogramVec
 	operations *prometheus.HistogramVec
 	paused     prometheus.Histogram
+	wakes      *prometheus.CounterVec
+	waking     prometheus.Histogram
 	handler    http.Handler
 }
 
@@ -49,10 +51,18 @@ func newMetrics(s *Server) *metrics {
 	m.paused = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "vers_pause_seconds",
 		Help:    "How long a VM stood still for a branch or commit.",
 		Buckets: []float64{.001, .002, .003, .005, .0075, .01, .015, .025, .05, .1, .25, .5, 1, 5}})
+	m.wakes = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "vers_wakes_total",
+		Help: "Wakes of sleeping VMs, by result: woken or failed."}, []string{"result"})
+	m.waking = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "vers_wake_seconds",
+		Help:    "Time from the first who needs a sleeping VM until its guest runs and knows the time.",
+		Buckets: []float64{.05, .1, .15, .2, .25, .3, .4, .5, .75, 1, 2, 5, 10, 30, 60}})
+	if s.Machines != nil { // without: only the description of the API is wanted
+		s.Machines.OnWake(m.woke)
+	}
 	open := func(name, help string, count func() int64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(count()) })
 	}
-	m.registry.MustRegister(m.requests, m.durations, m.operations, m.paused,
+	m.registry.MustRegister(m.requests, m.durations, m.operations, m.paused, m.wakes, m.waking,
 		open("vers_http_requests_open", "Requests that are being answered.", s.requests.Load),
 		open("vers_ssh_sessions_open", "SSH connections to VMs through the API.", s.sshSessions.Load),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "vers_build_info", Help: "Version of the server; always 1.",
@@ -111,7 +121,7 @@ func (t *totals) Collect(out chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, value int64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(value), labels...)
 	}
-	for _, state := range []machine.State{machine.StateCreating, machine.StateBooting, machine.StateRunning, machine.StatePaused, machine.StateDead} {
+	for _, state := range []machine.State{machine.StateCreating, machine.StateBooting, machine.StateRunning, machine.StatePaused, machine.StateSleeping, machine.StateDead} {
 		gauge(descVMs, n.VMs[string(state)], string(state))
 	}
 	gauge(descOrgs, n.Organisations)
@@ -167,6 +177,15 @@ func (m *metrics) answered(n *notes, method string, status int, took time.Durati
 	if name, ok := operations[n.action]; ok && status < 400 {
 		m.operations.WithLabelValues(name).Observe(took.Seconds())
 	}
+}
+
+func (m *metrics) woke(took time.Duration, err error) {
+	if err != nil {
+		m.wakes.WithLabelValues("failed").Inc()
+		return
+	}
+	m.wakes.WithLabelValues("woken").Inc()
+	m.waking.Observe(took.Seconds())
 }
 
 // timing shows what an operation took, and counts the pause.

@@ -39,9 +39,9 @@ type Machines interface {
 // Makers make VMs. A returned VM is shown by List.
 type Makers interface {
 	Run(ctx context.Context, caller machine.Caller, req machine.RunRequest) (machine.VM, error)
-	Restore(ctx context.Context, caller machine.Caller, commitID string, network machine.NetworkRequest) (machine.VM, error)
+	Restore(ctx context.Context, caller machine.Caller, commitID string, network machine.NetworkRequest, options ...machine.Option) (machine.VM, error)
 	Branch(ctx context.Context, caller machine.Caller, vmID string, req machine.BranchRequest) ([]machine.VM, machine.Commit, machine.Timing, error)
-	BranchCommit(ctx context.Context, caller machine.Caller, commitID string, count int, network machine.NetworkRequest) ([]machine.VM, error)
+	BranchCommit(ctx context.Context, caller machine.Caller, commitID string, count int, network machine.NetworkRequest, options ...machine.Option) ([]machine.VM, error)
 	// Fork makes a VM from any organisation's commit, and a commit of that VM, which publish names in the transaction
 	// that makes both visible. Who may fork what is the server's business.
 	Fork(ctx context.Context, caller machine.Caller, commitID string, publish machine.Publish) (machine.VM, machine.Commit, error)
@@ -59,6 +59,8 @@ type Snapshots interface {
 type Controls interface {
 	Pause(ctx context.Context, caller machine.Caller, vmID string, skipWaitBoot bool) error
 	Resume(ctx context.Context, caller machine.Caller, vmID string, skipWaitBoot bool) error
+	Sleep(ctx context.Context, caller machine.Caller, vmID string, skipWaitBoot bool) error
+	SetTerms(ctx context.Context, caller machine.Caller, vmID string, t machine.Terms) error
 	Delete(ctx context.Context, caller machine.Caller, vmID string, skipWaitBoot bool) error
 	Resize(ctx context.Context, caller machine.Caller, vmID string, fsSizeMiB int64, skipWaitBoot bool) error
 	SetLabels(ctx context.Context, caller machine.Caller, vmID string, labels map[string]string) error
@@ -70,10 +72,16 @@ type Controls interface {
 type Views interface {
 	Get(ctx context.Context, caller machine.Caller, vmID string) (machine.VM, error)
 	List(ctx context.Context, caller machine.Caller) ([]machine.VM, error)
-	// Guest waits for a booting VM; a paused or dead one is fault.Conflict.
+	// Guest waits for a booting VM and wakes a sleeping one; a paused or dead one is fault.Conflict.
 	Guest(ctx context.Context, caller machine.Caller, vmID string) (*guest.Client, error)
 	// Egress says what a VM may reach, and what it did.
 	Egress(ctx context.Context, caller machine.Caller, vmID string) (machine.EgressView, error)
+	// Reachable says why a guest cannot be reached now. It neither waits nor wakes.
+	Reachable(ctx context.Context, caller machine.Caller, vmID string) error
+	// SleepsAfter is how long a VM may be without use before it falls asleep; 0 for ever.
+	SleepsAfter(vm machine.VM) time.Duration
+	// OnWake has f called after every wake, failed or not.
+	OnWake(f func(took time.Duration, err error))
 	// Usage says what the caller's organisation uses, and may use.
 	Usage(ctx context.Context, caller machine.Caller) (machine.Usage, error)
 	Totals

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strings"
+	"time"
 
 	"vers/api"
 	"vers/internal/catalog"
@@ -46,11 +47,12 @@ func (s *Server) routeVMs() {
 	add(s, operation{method: http.MethodGet, path: "/vm/{id}/metadata", id: "vm-metadata",
 		summary: "One VM with its origin and sizes", tag: "VMs"}, s.vmMetadata)
 	add(s, operation{method: http.MethodPatch, path: "/vm/{id}/state", id: "set-vm-state",
-		summary: "Pause or resume a VM", tag: "VMs"}, s.setState)
+		summary: "Pause or resume a VM; resuming wakes one that sleeps", tag: "VMs"}, s.setState)
 	add(s, operation{method: http.MethodPatch, path: "/vm/{id}/disk", id: "resize-vm-disk",
 		summary: "Grow the root disk and the file system on it", tag: "VMs"}, s.resize)
 	add(s, operation{method: http.MethodPatch, path: "/vm/{id}/label", id: "label-vm",
 		summary: "Replace the labels of a VM", tag: "VMs"}, s.setLabels)
+	s.routeSleep()
 	add(s, operation{method: http.MethodDelete, path: "/vm/{id}", id: "delete-vm",
 		summary: "End a VM; its commits and children live on", tag: "VMs"}, s.deleteVM)
 }
@@ -88,7 +90,7 @@ func (s *Server) listVMs(ctx context.Context, _ *none) (*output[[]api.VM], error
 
 func showVM(vm machine.VM) api.VM {
 	return api.VM{VMID: vm.ID, OwnerID: vm.OwnerID, CreatedAt: vm.CreatedAt.UTC(), State: vm.State,
-		Labels: notNil(vm.Labels), Reason: vm.Reason, Parent: optional(vm.ParentCommit)}
+		Labels: notNil(vm.Labels), Reason: vm.Reason, Parent: optional(vm.ParentCommit), ExpiresAt: utc(vm.ExpiresAt)}
 }
 
 func notNil(m map[string]string) map[string]string {
@@ -140,7 +142,9 @@ func (s *Server) vmMetadata(ctx context.Context, in *VMInput) (*output[api.VMMet
 		MemSizeMiB: vm.Config.MemSizeMiB, VCPUCount: vm.Config.VCPUCount, FSSizeMiB: vm.Config.FSSizeMiB,
 		ImageName: vm.Config.ImageName, KernelName: vm.Config.KernelName,
 		Labels: notNil(vm.Labels), Reason: vm.Reason,
-		Image: showImageConfig(vm.Config.Image), MainExecID: optional(vm.Config.MainExec)}), nil
+		Image: showImageConfig(vm.Config.Image), MainExecID: optional(vm.Config.MainExec),
+		SleepAfterSeconds: int64(s.Machines.SleepsAfter(vm) / time.Second),
+		SleptAt:           utc(vm.SleptAt), WokenAt: utc(vm.WokenAt), ExpiresAt: utc(vm.ExpiresAt)}), nil
 }
 
 type newRootInput struct {
@@ -160,10 +164,14 @@ func (s *Server) newRoot(ctx context.Context, in *newRootInput) (*output[api.New
 	if err != nil {
 		return nil, err
 	}
+	options, err := optionsOf(in.Body.Terms)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := detach(ctx)
 	defer cancel()
 	vm, err := s.Machines.Run(ctx, callerOf(ctx), machine.RunRequest{Config: config, Labels: in.Body.VMConfig.Labels,
-		Env: in.Body.Env, WaitBoot: in.WaitBoot, Cold: in.Body.Cold, Start: in.Body.Start, Network: network})
+		Env: in.Body.Env, WaitBoot: in.WaitBoot, Cold: in.Body.Cold, Start: in.Body.Start, Network: network, Options: options})
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +220,11 @@ func (s *Server) fromCommit(ctx context.Context, in *fromCommitInput) (*output[a
 	if err != nil {
 		return nil, err
 	}
-	vm, err := s.Machines.Restore(ctx, callerOf(ctx), commitID, network)
+	options, err := optionsOf(in.Body.Terms)
+	if err != nil {
+		return nil, err
+	}
+	vm, err := s.Machines.Restore(ctx, callerOf(ctx), commitID, network, options...)
 	if err != nil {
 		return nil, err
 	}

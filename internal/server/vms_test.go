@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -98,6 +99,47 @@ func TestState(t *testing.T) {
 	h.call("PATCH", "/vm/"+vm+"/state?skip_wait_boot=true", `{"state":"Paused"}`).want(409).says("booting")
 	h.call("PATCH", "/vm/"+vm+"/state?skip_wait_boot=false", `{"state":"Paused"}`).want(200)
 	h.call("PATCH", "/vm/"+ident.New()+"/state", `{"state":"Paused"}`).want(404)
+}
+
+func TestSleepAndTerms(t *testing.T) {
+	h := newHarness(t)
+	vm := h.newVM()
+	h.call("POST", "/vm/"+vm+"/sleep", "").want(200).empty()
+	meta := func(id string) api.VMMetadata {
+		return read[api.VMMetadata](h.call("GET", "/vm/"+id+"/metadata", "").want(200))
+	}
+	if m := meta(vm); m.State != "sleeping" || m.SleptAt == nil || m.ExpiresAt != nil {
+		t.Errorf("%+v", m)
+	}
+	h.call("POST", "/vm/"+vm+"/sleep", "").want(409).says("only a running VM")
+	h.call("POST", "/vm/"+ident.New()+"/sleep", "").want(404)
+	h.call("PATCH", "/vm/"+vm+"/terms", `{"sleep_after_seconds":60,"ttl_seconds":null}`).want(200).empty()
+	if m := meta(vm); m.SleepAfterSeconds != 60 || m.ExpiresAt != nil {
+		t.Errorf("%+v", m)
+	}
+	h.call("PATCH", "/vm/"+vm+"/terms", `{"ttl_seconds":60}`).want(200).empty()
+	if m := meta(vm); m.SleepAfterSeconds != 60 || m.ExpiresAt == nil {
+		t.Errorf("%+v", m)
+	}
+	for _, body := range []string{`{"sleep_after_seconds":9}`, `{"sleep_after_seconds":-1}`, `{"ttl_seconds":-1}`, `{"ttl_seconds":9223372036854775807}`, `{"ttl_seconds":"2h"}`} {
+		h.call("PATCH", "/vm/"+vm+"/terms", body).want(400)
+	}
+	made := read[api.NewVM](h.call("POST", "/vm/new_root", `{"vm_config":{},"ttl_seconds":7200,"sleep_after_seconds":0}`).want(201))
+	if m := meta(made.VMID); m.ExpiresAt == nil || !m.ExpiresAt.Equal(m.CreatedAt.Add(2*time.Hour)) {
+		t.Errorf("%+v", m)
+	}
+	children := read[api.NewVMs](h.call("POST", "/vm/"+made.VMID+"/branch?count=2&ttl_seconds=60&sleep_after_seconds=30", "").want(201))
+	for _, child := range children.VMs {
+		if m := meta(child.VMID); m.ExpiresAt == nil || m.SleepAfterSeconds != 30 {
+			t.Errorf("%+v", m)
+		}
+	}
+	h.call("POST", "/vm/"+made.VMID+"/branch?ttl_seconds=-5", "").want(400)
+	restored := read[api.NewVM](h.call("POST", "/vm/from_commit", `{"commit_id":"`+children.CommitID+`","ttl_seconds":60}`).want(201))
+	if meta(restored.VMID).ExpiresAt == nil {
+		t.Error("a restored VM has no end")
+	}
+	h.call("POST", "/vm/from_commit", `{"commit_id":"`+children.CommitID+`","ttl_seconds":-60}`).want(400)
 }
 
 func TestDiskAndLabels(t *testing.T) {

@@ -106,6 +106,34 @@ func vmOperations() map[string]operation {
 				{why: "negative", body: fixed(object{"fs_size_mib": -1}), status: 400},
 				{why: "a paused VM", path: at("id", (*world).pausedVM), status: 409, says: "resume it"},
 			}},
+		"sleep-vm": {status: 200, path: at("id", (*world).newVM),
+			check: func(w *world, _ answer, path map[string]string) {
+				if got := w.state(path["id"]); got != "sleeping" {
+					w.t.Errorf("put to sleep it is %s", got)
+				}
+				w.do("PATCH", "/vm/"+path["id"]+"/state", object{"state": "Running"})
+				if got := w.state(path["id"]); got != "running" {
+					w.t.Errorf("resumed it is %s", got)
+				}
+			},
+			refused: []refusal{
+				{why: "a paused VM", path: at("id", (*world).pausedVM), status: 409, says: "only a running VM"},
+			}},
+		"set-vm-terms": {status: 200, path: at("id", (*world).newVM), body: fixed(object{"sleep_after_seconds": 1800, "ttl_seconds": 7200}),
+			check: func(w *world, _ answer, path map[string]string) {
+				meta := func() object { return w.do("GET", "/vm/"+path["id"]+"/metadata", nil).json(w.t).(object) }
+				if m := meta(); m["sleep_after_seconds"] != 1800.0 || m["expires_at"] == nil {
+					w.t.Errorf("the terms are not there: %v", m)
+				}
+				w.do("PATCH", "/vm/"+path["id"]+"/terms", object{"ttl_seconds": 0})
+				if m := meta(); m["sleep_after_seconds"] != 1800.0 || m["expires_at"] != nil {
+					w.t.Errorf("the end was taken back: %v", m)
+				}
+			},
+			refused: []refusal{
+				{why: "less than can be measured", body: fixed(object{"sleep_after_seconds": 1}), status: 400},
+				{why: "negative", body: fixed(object{"ttl_seconds": -1}), status: 400},
+			}},
 		"label-vm": {status: 200, path: shared, body: fixed(object{"labels": object{"team": "red"}}),
 			check: func(w *world, _ answer, path map[string]string) {
 				if a := w.do("GET", "/vm/"+path["id"]+"/status", nil); !strings.Contains(a.body, `"team":"red"`) {

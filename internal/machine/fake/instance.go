@@ -25,6 +25,7 @@ var (
 	_ machine.MemoryPatcher = Instance{}
 	_ machine.DiskWatcher   = Instance{}
 	_ machine.DiskReporter  = Instance{}
+	_ machine.Worker        = Instance{}
 )
 
 // guest is the machine itself.
@@ -45,6 +46,7 @@ type guest struct {
 	disk    []machine.Layer
 	size    int64
 	full    chan struct{}
+	worked  time.Duration // CPU time
 	agent   *agentProcess // nil until somebody calls it
 
 	life        context.Context // ends with the guest
@@ -419,6 +421,23 @@ func (g *guest) PowerOff() {
 	if g.alive() == nil {
 		g.end()
 	}
+}
+
+// CPUTime implements machine.Worker.
+func (g *guest) CPUTime() (time.Duration, error) {
+	unlock, err := g.begin()
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	return g.worked, nil
+}
+
+// Work makes the guest use CPU time.
+func (g *guest) Work(cpu time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.worked += cpu
 }
 
 // FillDisk stops the guest as if the host's disk were full.

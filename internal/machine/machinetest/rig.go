@@ -37,6 +37,7 @@ type Options struct {
 	BootLimit  time.Duration // 0: Patience
 	ReadyLimit time.Duration // 0: Patience
 	ImportWait time.Duration // 0: Patience
+	SleepAfter time.Duration // 0: never
 	MemoryMiB  int64         // what VMs may have in all; 0: no limit that a test reaches
 	FlatBudget int64         // bytes, see commit.Options
 	Quotas     func(ctx context.Context, orgID string) (catalog.Quotas, error)
@@ -146,7 +147,7 @@ func (r *Rig) TryStart(t testing.TB) error {
 	check(t, err)
 	config := machine.Config{
 		DataDir: r.Dir, Catalog: r.Catalog, Commits: r.Commits, Driver: r.Driver, Networks: fake.Networks(r.Driver),
-		Images: r.Images, Logger: log, MemoryOvercommit: 1 << 20, Quotas: r.Options.Quotas,
+		Images: r.Images, Logger: log, MemoryOvercommit: 1 << 20, Quotas: r.Options.Quotas, SleepAfter: r.Options.SleepAfter,
 		BootLimit: limit(r.Options.BootLimit), ReadyLimit: limit(r.Options.ReadyLimit), ImportWait: limit(r.Options.ImportWait),
 	}
 	if r.Options.MemoryMiB > 0 {
