@@ -79,7 +79,7 @@ func TestSleep(t *testing.T) {
 	}
 
 	fastest := time.Hour
-	for _, wake := range []string{"vers resume main", "vers execute main true", "vers copy main /etc/hostname ./got", "vers commit main", "vers branch main -n child && vers kill child"} {
+	for _, wake := range []string{"vers resume main", "vers execute main true", "vers logs main", "vers commit main", "vers branch main -n child && vers kill child"} {
 		u.run("vers sleep main")
 		asleep("again")
 		_, before := u.wakes()
