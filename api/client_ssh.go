@@ -6,14 +6,24 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 )
 
 // SSH opens a connection to the SSH server of a VM, through the API connection: the caller speaks the SSH protocol
 // on it, with the keys of SSHKey. ctx bounds the opening only.
 func (c *Client) SSH(ctx context.Context, vmID string) (net.Conn, error) {
+	return c.openSSH(ctx, vmID, nil)
+}
+
+// SSHWithoutKey is SSH for clients that are to need no key: the server asks for none, since this call has shown one.
+func (c *Client) SSHWithoutKey(ctx context.Context, vmID string) (net.Conn, error) {
+	return c.openSSH(ctx, vmID, url.Values{"login": {"none"}})
+}
+
+func (c *Client) openSSH(ctx context.Context, vmID string, query url.Values) (net.Conn, error) {
 	header := http.Header{"Connection": {"Upgrade"}, "Upgrade": {UpgradeSSH}}
-	resp, err := c.send(ctx, call{method: http.MethodPost, path: []string{"vm", vmID, "ssh"}, header: header})
+	resp, err := c.send(ctx, call{method: http.MethodPost, path: []string{"vm", vmID, "ssh"}, query: query, header: header})
 	if err != nil {
 		return nil, err
 	}

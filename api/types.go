@@ -141,6 +141,9 @@ type Timing struct {
 	DurableMS float64 `json:"durable_ms,omitempty" doc:"Until everything was on stable storage, in milliseconds; absent when not waited for"`
 }
 
+// AliasLabel is the label that gives a VM a name on the server [ours]: ssh NAME@gateway, NAME.vers.
+const AliasLabel = "vers.alias"
+
 // SSHKey is the answer of GET /vm/{id}/ssh_key.
 type SSHKey struct {
 	PrivateKey string `json:"ssh_private_key" doc:"OpenSSH private key that logs in as root"`

@@ -34,10 +34,7 @@ func (sess *session) subsystem(name string) bool {
 		if err != nil {
 			return false
 		}
-		serve = func() error {
-			defer func() { _ = server.Close() }()
-			return server.Serve()
-		}
+		serve = server.Serve // closing the server would close the channel, before the status is sent
 	}
 	sess.begin = func() {
 		code := 0

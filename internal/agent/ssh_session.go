@@ -234,9 +234,9 @@ func (sess *session) follow(p *process) {
 	sess.exit(code, name)
 }
 
-// exit sends the status, or the signal that was the end, and closes the channel.
+// exit sends the status, or the signal that was the end, and closes the channel. The end of the output comes after the
+// status: with both directions at their end a client may close the channel, and hear nothing more.
 func (sess *session) exit(code int, name string) {
-	_ = sess.channel.CloseWrite()
 	if name != "" {
 		payload := struct {
 			Signal  string

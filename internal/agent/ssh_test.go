@@ -252,6 +252,13 @@ func TestStockClients(t *testing.T) {
 		t.Error("the file came back different")
 	}
 
+	for _, protocol := range []string{"-s", "-O"} { // SFTP, and the old one
+		cmd = exec.CommandContext(t.Context(), "scp", append(options, protocol, filepath.Join(r.root, "local"), "root@127.0.0.1:"+r.root+"/scp"+protocol)...)
+		if out, err := cmd.CombinedOutput(); err != nil || r.read("scp"+protocol) != r.read("local") {
+			t.Errorf("scp %s: %v: %s", protocol, err, out)
+		}
+	}
+
 	cmd = exec.CommandContext(t.Context(), "ssh", append(options, "-tt", "root@127.0.0.1", "tty && stty -echo && cat")...)
 	cmd.Stdin = strings.NewReader("typed\n\x04")
 	if out, err := cmd.Output(); err != nil || !strings.Contains(string(out), "/dev/pts/") || !strings.Contains(string(out), "typed\r\n") {

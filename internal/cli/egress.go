@@ -86,8 +86,8 @@ func (a *App) egressCommand() *cobra.Command {
 	var o egressOptions
 	cmd := &cobra.Command{
 		Use: "egress [vm|alias]", Short: "Show or change what a VM may reach",
-		Long: `Show the policies that a VM is under, what went over its network card, and what was refused; with flags, change its
-own policy first. A change holds at once: open connections that it does not permit are cut.
+		Long: `Show the policies that a VM is under, what went over its network card, and what was refused; with flags,
+change its own policy first. A change holds at once: open connections that it does not permit are cut.
 
 A policy is written in parts with commas between them:
 

@@ -15,12 +15,17 @@ import (
 
 func (a *App) keysCommand() *cobra.Command {
 	return group(&cobra.Command{
-		Use: "keys", Aliases: []string{"key"}, Short: "API keys of the organisation",
-		Long: "API keys of the organisation. The server keeps only hashes: a key is shown once, when it is made.",
+		Use: "keys", Aliases: []string{"key"}, Short: "API keys of the organisation, and SSH keys that log in to its VMs",
+		Long: `API keys of the organisation. The server keeps only hashes: a key is shown once, when it is made.
+
+'add' lets an SSH public key log in to all VMs of the organisation, through the server's SSH port; 'remove'
+takes that right from it, at once.`,
 		Example: `  vers keys create ci --expires-in 90d
   vers keys list
-  vers keys revoke ci`,
-	}, a.keysListCommand(), a.keysCreateCommand(), a.keysRevokeCommand())
+  vers keys revoke ci
+  vers key add ~/.ssh/id_ed25519.pub
+  vers key list --ssh`,
+	}, a.keysListCommand(), a.keysCreateCommand(), a.keysRevokeCommand(), a.keysAddCommand(), a.keysRemoveCommand())
 }
 
 func keyState(k api.Key) string {
@@ -43,9 +48,10 @@ func whenOr(t *time.Time, none string) string {
 func (a *App) keysListCommand() *cobra.Command {
 	var format formatFlags
 	var pages pageFlags
+	var ssh bool
 	cmd := &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Short: "List the API keys, revoked ones too",
-		Example: "  vers keys list",
+		Use: "list", Aliases: []string{"ls"}, Short: "List the API keys, revoked ones too, or the SSH keys",
+		Example: "  vers keys list\n  vers keys list --ssh",
 		Args:    arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			mode, client, err := a.begin(format)
@@ -54,6 +60,9 @@ func (a *App) keysListCommand() *cobra.Command {
 			}
 			ctx, cancel := limit(cmd.Context(), listLimit, "listing the keys")
 			defer cancel()
+			if ssh {
+				return a.listSSHKeys(ctx, client, mode, pages)
+			}
 			all, err := client.Keys(ctx)
 			if err != nil {
 				return err
@@ -68,6 +77,7 @@ func (a *App) keysListCommand() *cobra.Command {
 			}.print(a, mode, pages, all)
 		},
 	}
+	cmd.Flags().BoolVar(&ssh, "ssh", false, "SSH keys instead of API keys")
 	format.addQuiet(cmd, "print ids only")
 	pages.add(cmd)
 	return cmd

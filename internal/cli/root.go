@@ -79,7 +79,8 @@ func (a *App) rootCommand() *cobra.Command {
 	add("tree", "Tree", a.branchCommand(), a.commitCommand(), a.checkoutCommand(), a.headCommand(), a.aliasCommand(),
 		a.treeCommand(), a.historyCommand(), a.diffCommand(), a.tagCommand(), a.repoCommand())
 	add("vm", "VMs", a.statusCommand(), a.infoCommand(), a.egressCommand(), a.pauseCommand(), a.resumeCommand(), a.sleepCommand(), a.ttlCommand(), a.resizeCommand(), a.renameCommand(), a.deleteCommand())
-	add("access", "Access", a.connectCommand(), a.execCommand(), a.logsCommand(), a.copyCommand(), a.tunnelCommand())
+	add("access", "Access", a.connectCommand(), a.execCommand(), a.logsCommand(), a.copyCommand(), a.tunnelCommand(), a.openCommand(),
+		a.domainCommand(), a.sshConfigCommand(), a.sshProxyCommand())
 	add("account", "Account", a.loginCommand(), a.signupCommand(), a.logoutCommand(), a.whoamiCommand(), a.keysCommand(),
 		a.usageCommand(), a.envCommand())
 	add("tooling", "Tooling", a.mcpCommand(), a.jobsCommand(), a.agentContextCommand(), a.feedbackCommand(), a.upgradeCommand(), a.telemetryCommand())

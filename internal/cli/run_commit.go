@@ -28,7 +28,8 @@ func (a *App) runCommitCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "run-commit <commit|tag|repo:tag>", Short: "Start a VM from a commit",
 		Long: `Start a new VM from a commit: memory, processes and disk go on from where they were when the commit was
-made. Every call gives an independent VM. Sizes, and what it may reach, come from the commit. HEAD moves to the new VM.
+made. Every call gives an independent VM. Sizes, and what it may reach, come from the commit. HEAD moves to
+the new VM.
 
 The commit is named by its id (or a unique beginning of it), by a plain tag, or with --ref by a tag of a
 repository of your organisation. An alias that exists already moves to the new VM.`,

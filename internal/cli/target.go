@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sort"
 	"strings"
 
@@ -190,8 +191,35 @@ func (a *App) setAlias(ctx context.Context, name, id string) error {
 	}
 	if previous != "" && previous != id {
 		a.Streams.note("note: alias '%s' now stands for this VM; it stood for %s", name, previous)
+		a.label(ctx, previous, name, "")
 	}
+	a.label(ctx, id, "", name)
 	return nil
+}
+
+// label gives a VM a name on the server too, for tools that ask there (ssh NAME@gateway), or takes it away. Nothing here
+// depends on it, so that it fails is no failure.
+func (a *App) label(ctx context.Context, id, from, to string) {
+	client, err := a.api()
+	if err != nil {
+		return
+	}
+	ctx, cancel := limit(ctx, checkLimit, "naming the VM")
+	defer cancel()
+	vm, err := client.VM(ctx, id)
+	if err == nil && vm.Labels[api.AliasLabel] != to && (from == "" || vm.Labels[api.AliasLabel] == from) {
+		labels := maps.Clone(vm.Labels)
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		if labels[api.AliasLabel] = to; to == "" {
+			delete(labels, api.AliasLabel)
+		}
+		err = client.SetLabels(ctx, id, labels)
+	}
+	if err != nil {
+		a.debug(fmt.Sprintf("VM %s is not called '%s' on the server: %v", id, to, err))
+	}
 }
 
 // moveHead lets HEAD name the VM.

@@ -28,9 +28,9 @@ func (a *App) tunnelCommand() *cobra.Command {
 	var o tunnelOptions
 	cmd := &cobra.Command{
 		Use: "tunnel [vm|alias] <spec>...", Short: "Forward ports to a VM, or from it",
-		Long: `Forward ports of this machine to a VM (default: HEAD), or to a host as the VM sees it, until Ctrl-C. A spec is
-local:remote or local:host:remote; local port 0 chooses a free one, which is told. As many specs as you like go
-over one connection, with up to 256 connections at a time.
+		Long: `Forward ports of this machine to a VM (default: HEAD), or to a host as the VM sees it, until Ctrl-C. A spec
+is local:remote or local:host:remote; local port 0 chooses a free one, which is told. As many specs as you
+like go over one connection, with up to 256 connections at a time.
 
 -R forwards the other way: the VM listens, and connections come to this machine (remote:local or
 remote:host:local). Both listen on 127.0.0.1 unless --bind or --remote-bind says otherwise.

@@ -67,8 +67,8 @@ func passChannel(request ssh.NewChannel, to ssh.Conn) {
 	}
 	var order replies
 	var both sync.WaitGroup
-	both.Go(func() { passOne(near, nearRequests, far, &order, true) })
-	both.Go(func() { passOne(far, farRequests, near, &order, false) })
+	both.Go(func() { passOne(near, nearRequests, far, &order, true, true) })
+	both.Go(func() { passOne(far, farRequests, near, &order, false, request.ChannelType() != "session") })
 	both.Wait()
 }
 
@@ -76,8 +76,9 @@ func passChannel(request ssh.NewChannel, to ssh.Conn) {
 // ends while the answer that it was started is still on its way.
 type replies struct{ mu sync.Mutex }
 
-// passOne passes everything that one side of a channel sends, and closes the other side after it.
-func passOne(from ssh.Channel, requests <-chan *ssh.Request, to ssh.Channel, order *replies, opener bool) {
+// passOne passes everything that one side of a channel sends, and closes the other side after it. Without half, the end of
+// the data alone is not passed: a client that has it may close a session before it has heard the command's status.
+func passOne(from ssh.Channel, requests <-chan *ssh.Request, to ssh.Channel, order *replies, opener, half bool) {
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)
@@ -85,7 +86,9 @@ func passOne(from ssh.Channel, requests <-chan *ssh.Request, to ssh.Channel, ord
 		data.Go(func() { passData(to, from) })
 		data.Go(func() { passData(to.Stderr(), from.Stderr()) })
 		data.Wait()
-		_ = to.CloseWrite() // of both
+		if half {
+			_ = to.CloseWrite() // of both
+		}
 	}()
 	for req := range requests {
 		passRequest(req, to, order, opener)
