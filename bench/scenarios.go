@@ -32,6 +32,8 @@ func scenarios(quick bool) []scenario {
 		}})
 	}
 	return append(list,
+		scenario{"sleep 512 touched 100", func(ctx context.Context, l *lab, r *report) error { return benchSleep(ctx, l, r, 512, 100, n) }},
+		scenario{"sleep 2048 touched 100", func(ctx context.Context, l *lab, r *report) error { return benchSleep(ctx, l, r, 2048, 100, n) }},
 		scenario{"many", func(ctx context.Context, l *lab, r *report) error { return benchMany(ctx, l, r, clones) }},
 		scenario{"depth", func(ctx context.Context, l *lab, r *report) error { return benchDepth(ctx, l, r, depth, n) }},
 		scenario{"diff", func(ctx context.Context, l *lab, r *report) error { return benchDiff(ctx, l, r, 200, n) }},

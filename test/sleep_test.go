@@ -112,6 +112,18 @@ func TestSleep(t *testing.T) {
 	}
 }
 
+// TestSleepThroughStop: versd stop --all ends what runs, not what sleeps.
+func TestSleepThroughStop(t *testing.T) {
+	s := newServer(t)
+	u := newUser(t, s)
+	u.run(`vers run --vm-alias main --mem-size 256 --wait`)
+	u.run(counting)
+	u.run("vers sleep main && vers resume main && vers sleep main") // its row names a process that has ended
+	must(t, s.stopAll())
+	must(t, s.start())
+	u.wholeCount()
+}
+
 // wholeCount checks that the count in memory goes on and has no gap.
 func (u *user) wholeCount() {
 	u.t.Helper()

@@ -78,7 +78,8 @@ func Stop(ctx context.Context, c config.Server, all bool, progress io.Writer) er
 	return endVMs(ctx, c, progress)
 }
 
-// endVMs ends the processes of all VMs of a data directory that no versd owns. The caller holds the lock.
+// endVMs ends the processes of all VMs of a data directory that no versd owns; those that sleep sleep on. The caller holds
+// the lock.
 func endVMs(ctx context.Context, c config.Server, progress io.Writer) error {
 	cat, err := catalog.Open(ctx, filepath.Join(c.DataDir, "catalog.db"))
 	if err != nil {
@@ -101,6 +102,9 @@ func endVMs(ctx context.Context, c config.Server, progress io.Writer) error {
 		}
 		if gone {
 			ended++
+		}
+		if v.State == string(machine.StateSleeping) {
+			continue // what it is, is on disk; the process was left of falling asleep or waking
 		}
 		if err := cat.SetVMState(ctx, v.ID, string(machine.StateDead), "ended by versd stop --all"); err != nil {
 			return err

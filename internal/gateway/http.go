@@ -214,6 +214,8 @@ func (g *Gateway) badGateway(w http.ResponseWriter, r *http.Request, err error) 
 		refuse(w, http.StatusNotFound, "this VM does not exist any more")
 	case fault.Is(err, fault.Conflict):
 		refuse(w, http.StatusServiceUnavailable, "this VM is not running ("+string(g.stateOf(r.Context(), to))+")")
+	case fault.Is(err, fault.Exhausted):
+		refuse(w, http.StatusServiceUnavailable, "this VM sleeps, and there is no room for it to wake now")
 	case fault.Is(err, fault.Unavailable), fault.Is(err, fault.Timeout):
 		refuse(w, http.StatusBadGateway, "nothing answers on port "+strconv.Itoa(int(to.port))+" of this VM; a server in it must listen on all addresses (0.0.0.0), not on localhost only")
 	default:

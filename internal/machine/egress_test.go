@@ -1,6 +1,8 @@
 package machine_test
 
 import (
+	"fmt"
+	"net"
 	"testing"
 
 	"vers/internal/egress"
@@ -178,6 +180,18 @@ func TestPeers(t *testing.T) {
 	}
 	if len(peers.All()) != 2 {
 		t.Errorf("the peers are %v", peers.All())
+	}
+
+	r.Driver.Serve(5432, func(_ string, c net.Conn) { fmt.Fprint(c, "db") })
+	must(t, r.Manager.Sleep(t.Context(), r.Acme, db.ID, false))
+	if got := peers.Resolve("db"); len(got) != 1 || !peers.Reaches(db.ID) {
+		t.Errorf("asleep, db is %v", got)
+	}
+	conn, err := peers.Dial(t.Context(), db.ID, 5432)
+	must(t, err)
+	must(t, conn.Close())
+	if vm, err := r.Manager.Get(t.Context(), r.Acme, db.ID); err != nil || vm.State != string(machine.StateRunning) {
+		t.Errorf("dialled by a peer it is %s, %v", vm.State, err)
 	}
 
 	second := run(r.Acme, true, "db")

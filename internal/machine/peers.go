@@ -22,7 +22,11 @@ func (p Peers) Member() bool { return p.v != nil && p.v.snapshot().Config.Intern
 
 // takesPart tells whether a VM can be reached by the peers of another.
 func (p Peers) takesPart(r VM) bool {
-	return r.Config.Internal && r.OrgID == p.v.snapshot().OrgID && (r.State == string(StateRunning) || r.State == string(StatePaused))
+	switch State(r.State) {
+	case StateRunning, StatePaused, StateSleeping: // one that sleeps wakes
+		return r.Config.Internal && r.OrgID == p.v.snapshot().OrgID
+	}
+	return false
 }
 
 // Resolve gives the ids of the peers with a name, as far as this VM takes part.
