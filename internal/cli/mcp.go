@@ -67,6 +67,7 @@ func (a *App) mcpServe(ctx context.Context, o mcpOptions) error {
 	mask := &mcp.Mask{}
 	a.Streams.Err = mask.Writer(a.Streams.Err)
 	tools := newAgentTools(ctx, a, mask)
+	tools.local = o.transport == "stdio"
 	defer tools.tunnels.closeAll()
 	server := tools.server(mcp.Options{Names: mcp.Names(o.names), Log: slog.New(slog.NewTextHandler(a.Streams.Err, nil))})
 	var err error

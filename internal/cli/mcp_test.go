@@ -191,7 +191,7 @@ func TestAgentTools(t *testing.T) {
 		"vers.capabilities", "vers.metrics", "vers.commit", "vers.run_commit", "vers.info", "vers.pause", "vers.resume", "vers.sleep", "vers.repo.list",
 		"vers.repo.get", "vers.repo.create", "vers.repo.delete", "vers.repo.tag.create", "vers.repo.tag.get", "vers.repo.tag.list",
 		"vers.repo.tag.update", "vers.repo.tag.delete", "vers.repo.tag.history", "vers.repo.tag.rollback", "vers.diff", "vers.tag.list", "vers.env.list", "vers.env.set", "vers.env.delete",
-		"vers.rootfs.list", "vers.logs", "vers.file.read", "vers.file.write",
+		"vers.rootfs.list", "vers.logs", "vers.file.read", "vers.file.write", "vers.copy",
 	} {
 		dots, underscores := tools[name], tools[strings.ReplaceAll(name, ".", "_")]
 		if dots == nil || underscores == nil {

@@ -20,6 +20,7 @@ type agentTools struct {
 	ctx     context.Context // of the server: tunnels outlive the call that opened them
 	mask    *mcp.Mask
 	tunnels *tunnels
+	local   bool // the agent is whoever started this program, and may have its files
 
 	mu sync.Mutex // guards app.client while it is made
 }
@@ -49,6 +50,9 @@ func (m *agentTools) server(o mcp.Options) *mcp.Server {
 	m.addVMTools(s)
 	m.addExecTools(s)
 	m.addFileTools(s)
+	if m.local {
+		m.addCopyTool(s)
+	}
 	m.addCommitTools(s)
 	m.addRepoTools(s)
 	m.addSharingTools(s)
