@@ -60,6 +60,7 @@ func newLab(ctx context.Context) (_ *lab, err error) {
 	}
 	c := config.DefaultServer()
 	c.DataDir, c.Socket, c.Listen = data, filepath.Join(l.dir, "versd.sock"), ""
+	c.Gateway.Listen, c.Gateway.SSH = "", ""
 	l.daemon, err = daemon.Open(ctx, daemon.Options{Config: c, Logger: slog.New(slog.NewTextHandler(l.log, nil)), Progress: os.Stderr})
 	if err != nil {
 		return nil, err

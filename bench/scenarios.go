@@ -17,9 +17,9 @@ type scenario struct {
 }
 
 func scenarios(quick bool) []scenario {
-	n, clones, depth := 20, 50, 50
+	n, clones, depth, copied := 20, 50, 50, int64(1024)
 	if quick {
-		n, clones, depth = 6, 10, 10
+		n, clones, depth, copied = 6, 10, 10, 64
 	}
 	list := []scenario{
 		{"run", func(ctx context.Context, l *lab, r *report) error { return benchRun(ctx, l, r, n) }},
@@ -38,6 +38,7 @@ func scenarios(quick bool) []scenario {
 		scenario{"depth", func(ctx context.Context, l *lab, r *report) error { return benchDepth(ctx, l, r, depth, n) }},
 		scenario{"diff", func(ctx context.Context, l *lab, r *report) error { return benchDiff(ctx, l, r, 200, n) }},
 		scenario{"tree", func(ctx context.Context, l *lab, r *report) error { return benchTree(ctx, l, r, n/2) }},
+		scenario{"copy", func(ctx context.Context, l *lab, r *report) error { return benchCopy(ctx, l, r, copied) }},
 		scenario{"image build", func(ctx context.Context, l *lab, r *report) error { return benchBuildImage(ctx, l, r, n) }},
 		scenario{"commit build", func(ctx context.Context, l *lab, r *report) error { return benchBuildCommit(ctx, l, r, n) }},
 	)
