@@ -148,6 +148,21 @@ func (c *Client) Run(ctx context.Context, vmID string, req ExecRequest, stdout, 
 	return c.reattach(ctx, vmID, *req.ExecID, follow, notice, err)
 }
 
+// Follow copies the output of a command that was started earlier, from the oldest that is kept, and returns its exit code.
+// Broken connections are made again as by Run.
+func (c *Client) Follow(ctx context.Context, vmID, execID string, stdout, stderr io.Writer, notice func(string)) (int, error) {
+	stream, err := c.Attach(ctx, vmID, AttachRequest{ExecID: execID})
+	if err != nil {
+		return 0, err
+	}
+	follow := &follower{stdout: stdout, stderr: stderr}
+	code, err := follow.read(stream)
+	if !errors.Is(err, ErrStreamCut) {
+		return code, err
+	}
+	return c.reattach(ctx, vmID, execID, follow, notice, err)
+}
+
 // reattach follows a command whose stream broke with err.
 func (c *Client) reattach(ctx context.Context, vmID, execID string, follow *follower, notice func(string), err error) (int, error) {
 	for attempt := 0; attempt < len(attachDelays); attempt++ {

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -78,6 +80,7 @@ type logReader struct {
 	execID string // "": of all
 	follow bool
 	offset int64
+	misses int // questions in a row that the server has not answered
 }
 
 // page gives the entries after the last ones, and whether there are more now.
@@ -86,7 +89,7 @@ func (r *logReader) page(ctx context.Context) (entries []api.LogEntry, more bool
 	if err != nil {
 		return nil, false, err
 	}
-	r.offset = list.NextOffset
+	r.offset, r.misses = list.NextOffset, 0
 	for _, e := range list.Entries {
 		if r.execID == "" || e.ExecID == r.execID {
 			entries = append(entries, e)
@@ -112,11 +115,24 @@ func (r *logReader) kept(ctx context.Context) ([]api.LogEntry, error) {
 // followEvery is how often a VM is asked for new output of all of its commands.
 const followEvery = 500 * time.Millisecond
 
+// maxMisses is how many questions in a row may go unanswered: half a minute of them.
+const maxMisses = 60
+
+// away reports whether a server that has answered before is away, as one that restarts is, and may come back.
+func (r *logReader) away(err error) bool {
+	var connect *api.ConnectError
+	if !r.follow || r.misses >= maxMisses || !errors.As(err, &connect) && api.StatusOf(err) < http.StatusInternalServerError {
+		return false
+	}
+	r.misses++
+	return true
+}
+
 // print writes the output, and with follow what comes, until the context ends.
 func (r *logReader) print(ctx context.Context) error {
 	for {
 		entries, more, err := r.page(ctx)
-		if err != nil {
+		if err != nil && !r.away(err) {
 			return err
 		}
 		for _, e := range entries {
@@ -144,34 +160,13 @@ func (r *logReader) print(ctx context.Context) error {
 
 // attach follows one command until it ends.
 func (r *logReader) attach(ctx context.Context) error {
-	stream, err := r.client.Attach(ctx, r.vm, api.AttachRequest{ExecID: r.execID})
-	if err != nil {
-		return err
+	out := r.app.Streams
+	code, err := r.client.Follow(ctx, r.vm, r.execID, out.Out, out.Err, func(text string) { out.note("%s", text) })
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err == nil && code != 0:
+		out.note("The command ended with exit code %d.", code)
 	}
-	defer stream.Close()
-	for {
-		event, err := stream.Next()
-		if err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return err
-		}
-		switch {
-		case event.Type == api.EventError:
-			return &api.RunError{Code: event.Code, Message: event.Message}
-		case event.Type == api.EventExit:
-			if event.ExitCode != nil && *event.ExitCode != 0 {
-				r.app.Streams.note("The command ended with exit code %d.", *event.ExitCode)
-			}
-			return nil
-		case event.Stream == api.Stderr:
-			_, err = r.app.Streams.Err.Write(event.Data)
-		default:
-			_, err = r.app.Streams.Out.Write(event.Data)
-		}
-		if err != nil {
-			return err
-		}
-	}
+	return err
 }
