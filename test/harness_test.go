@@ -64,7 +64,8 @@ func runSuite(m *testing.M) (code int, err error) {
 
 // server is a running versd with its own data directory.
 type server struct {
-	dir    string // home of everything: data, socket, log
+	dir    string       // home of everything: data, socket, log
+	enter  func(func()) // runs what starts versd in another network namespace; nil: in ours
 	cmd    *exec.Cmd
 	exited chan struct{}
 }
@@ -79,11 +80,16 @@ func (s *server) log() string {
 
 // startServer makes a data directory from the prepared base (kernel, image) and starts versd on it.
 func startServer(dir string, extraConfig ...string) (*server, error) {
+	return startServerIn(nil, dir, extraConfig...)
+}
+
+// startServerIn is startServer for a versd in another network namespace, which enter runs things in.
+func startServerIn(enter func(func()), dir string, extraConfig ...string) (*server, error) {
 	base, err := imagetest.Base(context.Background())
 	if err != nil {
 		return nil, fmt.Errorf("prepare kernel and image for the tests: %w", err)
 	}
-	s := &server{dir: dir}
+	s := &server{dir: dir, enter: enter}
 	if err := os.MkdirAll(s.data(), 0o711); err != nil {
 		return nil, err
 	}
@@ -155,7 +161,13 @@ func (s *server) start() error {
 	defer log.Close()
 	s.cmd = exec.Command(filepath.Join(bin, "versd"), "--config", s.config())
 	s.cmd.Stdout, s.cmd.Stderr = log, log
-	if err := s.cmd.Start(); err != nil {
+	start := func() { err = s.cmd.Start() }
+	if s.enter != nil {
+		s.enter(start)
+	} else {
+		start()
+	}
+	if err != nil {
 		return err
 	}
 	s.exited = make(chan struct{})

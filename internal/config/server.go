@@ -28,6 +28,7 @@ type Server struct {
 	MemoryOvercommit float64   `toml:"memory_overcommit"`
 	FlatBudgetMiB    int64     `toml:"flat_budget_mib"`
 	Egress           Egress    `toml:"egress"`
+	Resolvers        []string  `toml:"resolvers"` // DNS servers asked for guests, host:port; none: the host's
 	Quota            Quota     `toml:"quota"`
 	ShellAuth        ShellAuth `toml:"shell_auth"`
 	Builder          Engines   `toml:"builder"`
@@ -205,6 +206,11 @@ func (c *Server) Check() error {
 	}
 	if _, err := c.Egress.Policy(); err != nil {
 		return err
+	}
+	for _, resolver := range c.Resolvers {
+		if _, _, err := net.SplitHostPort(resolver); err != nil {
+			return fmt.Errorf("configuration: resolvers: %q is not host:port: %w", resolver, err)
+		}
 	}
 	if err := errors.Join(c.Builder.check(), c.Gateway.check(), c.Sleep.check()); err != nil {
 		return err

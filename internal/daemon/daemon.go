@@ -159,7 +159,8 @@ func (d *Daemon) openManager(ctx context.Context, driver machine.Driver, reg *re
 // openNetwork implements machine.Networks.
 func (d *Daemon) openNetwork(ctx context.Context, spec machine.NetworkSpec) (machine.Network, error) {
 	return netstack.New(ctx, netstack.Config{
-		Dir: spec.Dir, UID: spec.UID, GID: spec.GID, Egress: spec.Egress, Peers: spec.Peers, Logger: d.log.With("vm", spec.VMID),
+		Dir: spec.Dir, UID: spec.UID, GID: spec.GID, Egress: spec.Egress, Peers: spec.Peers, Resolvers: d.config.Resolvers,
+		Logger: d.log.With("vm", spec.VMID),
 	})
 }
 
