@@ -16,9 +16,10 @@ func (c *Client) SSH(ctx context.Context, vmID string) (net.Conn, error) {
 	return c.openSSH(ctx, vmID, nil)
 }
 
-// SSHWithoutKey is SSH for clients that are to need no key: the server asks for none, since this call has shown one.
-func (c *Client) SSHWithoutKey(ctx context.Context, vmID string) (net.Conn, error) {
-	return c.openSSH(ctx, vmID, url.Values{"login": {"none"}})
+// SSHWithoutKey is SSH for clients that are to need no key: the server asks for none, since this call has shown one. host is
+// the name that the client knows the VM by, for the host certificate.
+func (c *Client) SSHWithoutKey(ctx context.Context, vmID, host string) (net.Conn, error) {
+	return c.openSSH(ctx, vmID, url.Values{"login": {"none"}, "host": {host}})
 }
 
 func (c *Client) openSSH(ctx context.Context, vmID string, query url.Values) (net.Conn, error) {

@@ -107,7 +107,7 @@ func (a *App) sshProxy(ctx context.Context, host string) error {
 	if err := a.wake(ctx, client, t); err != nil {
 		return err
 	}
-	conn, err := client.SSHWithoutKey(ctx, t.ID)
+	conn, err := client.SSHWithoutKey(ctx, t.ID, host)
 	if err != nil {
 		return t.missing(err)
 	}

@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"golang.org/x/sys/unix"
+
+	"vers/internal/config"
 	"vers/internal/gateway"
 	"vers/internal/registry"
 )
@@ -30,8 +33,14 @@ func (d *Daemon) listenGateway() (serve []func() error, err error) {
 			}
 		}
 	}()
+	standard := config.DefaultServer().Gateway
 	listen := func(key, address string) (net.Listener, error) {
 		l, err := net.Listen("tcp", address)
+		if errors.Is(err, unix.EADDRINUSE) && (key == "ssh" && address == standard.SSH || key == "listen" && address == standard.Listen) {
+			// Another versd, most likely. Nobody has asked for just this address.
+			d.log.Warn("somebody else listens there: VMs are not reached by this way", "gateway", key, "address", address)
+			return nil, nil
+		}
 		if err != nil {
 			return nil, fmt.Errorf("listen on %s: %w; choose another address with `gateway.%s` in the configuration, or \"\" for none", address, err, key)
 		}
@@ -45,7 +54,9 @@ func (d *Daemon) listenGateway() (serve []func() error, err error) {
 		if err != nil {
 			return nil, err
 		}
-		serve = append(serve, d.gateway.SSH(l))
+		if l != nil {
+			serve = append(serve, d.gateway.SSH(l))
+		}
 	}
 	if c.Listen == "" {
 		return serve, nil
@@ -53,6 +64,9 @@ func (d *Daemon) listenGateway() (serve []func() error, err error) {
 	l, err := listen("listen", c.Listen)
 	if err != nil {
 		return nil, err
+	}
+	if l == nil {
+		return serve, nil
 	}
 	serve = append(serve, d.gateway.TLS(l, 0))
 	host, _, err := net.SplitHostPort(c.Listen)

@@ -43,19 +43,19 @@ func (g *Gateway) serveSSH(conn net.Conn, vm *machine.VM, admitted func()) {
 			return g.login(ctx, vm, meta.User(), key)
 		},
 	}
-	g.converse(conn, vm, config, admitted)
+	g.converse(conn, vm, "", config, admitted)
 }
 
 // ServeTrusted is the SSH server for a connection whose client may reach the VM, which the caller has found out: it needs
-// no key.
-func (g *Gateway) ServeTrusted(conn net.Conn, vm machine.VM) {
+// no key. host is the name that the client knows the VM by; a certificate that is not for it would be taken for an attack.
+func (g *Gateway) ServeTrusted(conn net.Conn, vm machine.VM, host string) {
 	config := &ssh.ServerConfig{
 		ServerVersion: "SSH-2.0-vers", NoClientAuth: true,
 		NoClientAuthCallback: func(ssh.ConnMetadata) (*ssh.Permissions, error) { return permit(vm), nil },
 	}
 	stop := context.AfterFunc(g.life, func() { conn.Close() })
 	defer stop()
-	g.converse(conn, &vm, config, func() {})
+	g.converse(conn, &vm, host, config, func() {})
 }
 
 func permit(vm machine.VM) *ssh.Permissions {
@@ -132,8 +132,8 @@ func (g *Gateway) authorize(ctx context.Context, vm machine.VM, key ssh.PublicKe
 }
 
 // converse logs a client in and joins its session with the guest's SSH server.
-func (g *Gateway) converse(conn net.Conn, vm *machine.VM, config *ssh.ServerConfig, admitted func()) {
-	signers, err := g.hostKeys(vm)
+func (g *Gateway) converse(conn net.Conn, vm *machine.VM, host string, config *ssh.ServerConfig, admitted func()) {
+	signers, err := g.hostKeys(vm, host)
 	if err != nil {
 		g.Logger.Error("no SSH host key", "error", err)
 		return

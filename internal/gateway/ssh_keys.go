@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,8 +85,9 @@ func (k *sshKeys) certify(host ssh.Signer, id string, names []string) (ssh.Signe
 	return ssh.NewCertSigner(cert, host)
 }
 
-// hostKeys gives what the gateway shows for a VM, or for itself without one: key and certificate.
-func (g *Gateway) hostKeys(vm *machine.VM) ([]ssh.Signer, error) {
+// hostKeys gives what the gateway shows for a VM, or for itself without one: certificate and key. The certificate is left
+// out if it would not be for the name that the client has said, which "" is none.
+func (g *Gateway) hostKeys(vm *machine.VM, name string) ([]ssh.Signer, error) {
 	host, id, names := g.ssh.host, "vers gateway", g.ownNames()
 	if vm != nil {
 		signer, err := ssh.ParsePrivateKey([]byte(vm.SSHHostKey))
@@ -93,6 +95,9 @@ func (g *Gateway) hostKeys(vm *machine.VM) ([]ssh.Signer, error) {
 			return nil, fmt.Errorf("host key of VM %s: %w", vm.ID, err)
 		}
 		host, id, names = signer, vm.ID, g.vmNames(*vm)
+	}
+	if name != "" && !slices.Contains(names, strings.ToLower(name)) {
+		return []ssh.Signer{host}, nil
 	}
 	cert, err := g.ssh.certify(host, id, names)
 	if err != nil {
@@ -107,7 +112,7 @@ const SSHSuffix = ".vers"
 // vmNames are the names that a VM may be reached by.
 func (g *Gateway) vmNames(vm machine.VM) []string {
 	names := []string{vm.ID, g.VMHost(vm.ID, 0), vm.ID + SSHSuffix}
-	if alias := vm.Labels[machine.AliasLabel]; alias != "" {
+	if alias := strings.ToLower(vm.Labels[machine.AliasLabel]); alias != "" {
 		names = append(names, alias, alias+SSHSuffix)
 	}
 	return names

@@ -208,7 +208,7 @@ func TestTrusted(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		r.gateway.ServeTrusted(theirs, vm)
+		r.gateway.ServeTrusted(theirs, vm, vm.ID+gateway.SSHSuffix)
 	}()
 	c, channels, requests, err := ssh.NewClientConn(ours, vm.ID+gateway.SSHSuffix+":22", &ssh.ClientConfig{User: "root", HostKeyCallback: r.checkHost(), Timeout: machinetest.Patience})
 	r.must(err)

@@ -30,7 +30,9 @@ func (s *Server) routeSSH() {
 		Description: "Needs the headers `Connection: Upgrade` and `Upgrade: " + api.UpgradeSSH + "`. After 101 both sides exchange the raw bytes of an SSH session.",
 		Parameters: []*huma.Param{{Name: "id", In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}},
 			{Name: "login", In: "query", Description: "none: the server speaks SSH itself and asks for no key, since the request had one",
-				Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"key", "none"}}}},
+				Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"key", "none"}}},
+			{Name: "host", In: "query", Description: "with login=none, the name that the client knows the VM by: a certificate that is not for it is not shown",
+				Schema: &huma.Schema{Type: huma.TypeString}}},
 		Responses: map[string]*huma.Response{"101": {Description: "Switching Protocols"}, "426": {Description: "The request asks for no upgrade"}},
 	})
 }
@@ -128,7 +130,9 @@ func (s *Server) openTrusted(r *http.Request, id string) (sshServer, error) {
 	if s.Gateway == nil {
 		return nil, fault.Unavailablef("this server has no gateway")
 	}
-	return func(client net.Conn, from *bufio.Reader) { s.Gateway.ServeTrusted(bufferedConn{client, from}, vm) }, nil
+	return func(client net.Conn, from *bufio.Reader) {
+		s.Gateway.ServeTrusted(bufferedConn{client, from}, vm, r.URL.Query().Get("host"))
+	}, nil
 }
 
 // bufferedConn is a connection of which some was read already.
