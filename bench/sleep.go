@@ -23,7 +23,7 @@ func benchSleep(ctx context.Context, l *lab, r *report, ram int64, touched, n in
 	if err := l.exec(ctx, vm.ID, touch(touched)); err != nil {
 		return err
 	}
-	var stopped, durable, asleep, started, resumed, told, awake, first samples
+	var stopped, durable, asleep, started, resumed, answers, told, awake, first samples
 	for range n {
 		tctx, m := watched(ctx)
 		if err := l.m.Sleep(tctx, l.caller, vm.ID, false); err != nil {
@@ -40,6 +40,7 @@ func benchSleep(ctx context.Context, l *lab, r *report, ram int64, touched, n in
 		awake.add(time.Since(m.began))
 		started.add(m.first[machine.MomentStarted])
 		resumed.add(m.first[machine.MomentResumed])
+		answers.add(m.first[machine.MomentAnswers])
 		told.add(m.first[machine.MomentConfirmed])
 		if err := l.exec(ctx, vm.ID, "true"); err != nil {
 			return err
@@ -51,6 +52,7 @@ func benchSleep(ctx context.Context, l *lab, r *report, ram int64, touched, n in
 	r.add("sleep: API return, memory free", "ms", params, asleep)
 	r.add("wake: process answers", "ms", params, started)
 	r.compare("wake: guest resumed", "ms", params, resumed, "loadvm", own.loadvm)
+	r.add("wake: guest answers TCP", "ms", params, answers)
 	r.add("wake: guest knows the time", "ms", params, told)
 	r.compare("wake: API return", "ms", params, awake, "restore from migration file", own.incoming)
 	r.add("wake: first exec done", "ms", params, first)

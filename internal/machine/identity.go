@@ -51,13 +51,7 @@ func (m *Manager) renew(ctx context.Context, v *vm, reason string, extra map[str
 	defer cancel()
 	ctx, release := whileRunning(ctx, v.instance)
 	defer release()
-	agent := guest.New(func(ctx context.Context) (net.Conn, error) {
-		conn, err := v.network.DialAgent(ctx)
-		if err == nil {
-			trace(ctx, r.ID, MomentAnswers)
-		}
-		return conn, err
-	})
+	agent := v.watchedAgent()
 	for {
 		want.Time = time.Now()
 		got, err := agent.Renew(ctx, want)
@@ -77,6 +71,18 @@ func (m *Manager) renew(ctx context.Context, v *vm, reason string, extra map[str
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// watchedAgent is the agent's client that tells when the guest answers. The caller holds op or is the only one who knows v.
+func (v *vm) watchedAgent() *guest.Client {
+	network, id := v.network, v.snapshot().ID
+	return guest.New(func(ctx context.Context) (net.Conn, error) {
+		conn, err := network.DialAgent(ctx)
+		if err == nil {
+			trace(ctx, id, MomentAnswers)
+		}
+		return conn, err
+	})
 }
 
 // newSSHKeys makes a VM's login key and its host key, both in OpenSSH's private format.

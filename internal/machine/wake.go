@@ -189,8 +189,9 @@ func (m *Manager) rouse(ctx context.Context, v *vm) {
 	defer cancel()
 	running, release := whileRunning(ctx, v.instance)
 	defer release()
+	agent := v.watchedAgent()
 	for {
-		err := v.agent.Wake(running, guest.Wake{Time: time.Now(), Entropy: randomBytes(256)})
+		err := agent.Wake(running, guest.Wake{Time: time.Now(), Entropy: randomBytes(256)})
 		if err == nil {
 			trace(ctx, r.ID, MomentConfirmed)
 			break
