@@ -16,7 +16,10 @@ func (a *App) aliasCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "alias [name]", Short: "Show the names of VMs on this machine",
 		Long: `Aliases are names for VMs, kept in ~/.vers/aliases.json on this machine. run, run-commit and branch set
-them. Without an argument all are listed; with a name the VM's id is printed.`,
+them. Without an argument all are listed; with a name the VM's id is printed.
+
+The VM gets its alias as the label vers.alias too, for tools that ask the server: ssh <alias>@<server>,
+<alias>.internal. Commands here go by the names on this machine alone.`,
 		Example: `  vers alias
   vers alias dev
   vers alias set dev 2b4a1c2d
