@@ -153,6 +153,8 @@ func TestIngress(t *testing.T) {
 	if r := get("https://4000-" + id + ".vm.localhost/"); !strings.HasSuffix(r.stdout, "\n502") || !strings.Contains(r.stdout, "port 4000") {
 		t.Errorf("a port without a server: %+v", r)
 	}
+	u.run(`vers sleep web`)
+	expect(url+"file", "hello\n\n200") // it wakes
 	u.run(`vers domain create App.Example.org web --port 3000`)
 	expect("https://app.example.org/file", "vers: app.example.org is private: send an API key of its organisation (Authorization: Bearer …), or open the link that 'vers open' prints\n\n401")
 	key := shared.newKey(t, "default")

@@ -30,8 +30,8 @@ func (u *user) wakes() (n int, took time.Duration) {
 	return n, took
 }
 
-// TestSleep puts a machine to sleep whose memory counts. It survives the end of versd, wakes once for ten clients, in less
-// than half a second of the server's time, and counts on without a gap.
+// TestSleep puts a machine to sleep whose memory counts. It survives the end of versd, wakes once for ten clients, and counts
+// on without a gap. How long a wake takes is measured by bench.
 func TestSleep(t *testing.T) {
 	s := newServer(t)
 	u := newUser(t, s)
@@ -56,6 +56,7 @@ func TestSleep(t *testing.T) {
 	must(t, s.start())
 	asleep("after a crash of versd")
 
+	began := time.Now()
 	var clients sync.WaitGroup
 	seen := make([]string, 10)
 	for i := range seen {
@@ -67,8 +68,9 @@ func TestSleep(t *testing.T) {
 		if n := number(t, now); n < last {
 			t.Errorf("it slept at %d and counts %d", last, n)
 		}
-		if behind := time.Since(time.Unix(int64(number(t, clock)), 0)); behind > 10*time.Second || behind < -2*time.Second {
-			t.Errorf("its clock is behind by %v", behind)
+		// Guest and host may differ by a second, and the guest tells whole ones.
+		if at := time.Unix(int64(number(t, clock)), 0); at.Before(began.Add(-2*time.Second)) || at.After(time.Now().Add(2*time.Second)) {
+			t.Errorf("its clock says %v; it was asked after %v", at, began)
 		}
 	}
 	if n, took := u.wakes(); n != 1 || took <= 0 {
@@ -78,7 +80,6 @@ func TestSleep(t *testing.T) {
 		t.Errorf("it was %q and is %q", identity, got)
 	}
 
-	fastest := time.Hour
 	for _, wake := range []string{"vers resume main", "vers execute main true", "vers logs main", "vers commit main", "vers branch main -n child && vers kill child"} {
 		u.run("vers sleep main")
 		asleep("again")
@@ -86,13 +87,9 @@ func TestSleep(t *testing.T) {
 		u.run(wake)
 		_, after := u.wakes()
 		t.Logf("%s: awake after %v", wake, after-before)
-		fastest = min(fastest, after-before)
 		if got := state(); got != "running" {
 			t.Errorf("after %s it is %s", wake, got)
 		}
-	}
-	if fastest > 500*time.Millisecond {
-		t.Errorf("the fastest of five wakes took %v", fastest)
 	}
 	u.wholeCount()
 
