@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"vers/internal/build/engine/enginetest"
 	"vers/internal/image/imagetest"
 )
 
@@ -25,6 +26,7 @@ var bin string
 var shared *server
 
 func TestMain(m *testing.M) {
+	enginetest.Main()
 	code, err := runSuite(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "test:", err)

@@ -37,6 +37,7 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	enginetest.Main()
 	code := m.Run()
 	if shared.dir != "" {
 		os.RemoveAll(shared.dir)

@@ -11,7 +11,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"vers/internal/mounts"
+	"vers/internal/build/engine/enginetest"
 )
 
 // Daemons are started in network, mount and process namespaces of their own: their bridges, firewall rules and mounts end
@@ -49,13 +49,8 @@ func TestMain(m *testing.M) {
 }
 
 func prepareNamespaces() error {
-	if _, err := mounts.MakePrivate(); err != nil {
+	if err := enginetest.Isolate(); err != nil {
 		return err
-	}
-	for target, kind := range map[string]string{"/proc": "proc", "/run": "tmpfs"} {
-		if err := syscall.Mount(kind, target, kind, 0, ""); err != nil {
-			return fmt.Errorf("mount %s: %w", target, err)
-		}
 	}
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 type Daemon struct {
 	Name string // engine.Docker or engine.Podman
 	// Isolated starts it in mount, PID and network namespaces of its own, so that whatever it does to them ends with it.
-	// Its containers reach no network then. A test that is in such namespaces already leaves it out.
+	// Its containers reach no network then. A test that is in such namespaces already leaves it out; others need Main.
 	Isolated bool
 	Prepare  string   // shell lines before the start of an isolated one
 	Args     []string // more arguments
@@ -49,16 +49,41 @@ func (d Daemon) Start(t *testing.T) (socket string, client []string) {
 			"--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--runtime", "runc"}
 		args = append(slices.Clone(client), "system", "service", "--time=0", "unix://"+socket)
 	}
+	env := append(os.Environ(), "TMPDIR="+dir) // Podman keeps cache mounts there
 	cmd := exec.Command(args[0], append(args[1:], d.Args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if d.Isolated {
-		script := "set -e; mount --make-rprivate /; mount -t proc proc /proc; mount -t tmpfs tmpfs /run; " + d.Prepare + "\nexec \"$@\""
-		cmd = exec.Command("/bin/sh", append([]string{"-c", script, "sh"}, cmd.Args...)...)
+		path, args := cmd.Path, cmd.Args[1:]
+		cmd = exec.Command("/proc/self/exe") // Main becomes the program
+		cmd.Args = append([]string{path}, args...)
+		env = append(env, isolated+"="+d.Prepare)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET}
 	}
-	cmd.Env = append(os.Environ(), "TMPDIR="+dir) // Podman keeps cache mounts there
+	cmd.Env = env
+	t.Cleanup(func() { unmountBelow(t, dir) }) // Docker leaves its data folder as a mount at times
 	runDaemon(t, cmd, socket)
 	return socket, client
+}
+
+// unmountBelow ends the mounts in a folder of the test's.
+func unmountBelow(t *testing.T, dir string) {
+	t.Helper()
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	var found []string
+	for line := range strings.Lines(string(table)) {
+		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
+			found = append(found, fields[4])
+		}
+	}
+	for _, path := range slices.Backward(found) {
+		if err := syscall.Unmount(path, syscall.MNT_DETACH); err != nil {
+			t.Errorf("unmount %s: %v", path, err)
+		}
+	}
 }
 
 // runDaemon runs a program until the test ends, and waits until it listens on a socket.
