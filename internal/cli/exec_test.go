@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -41,6 +42,11 @@ func interrupt(t *testing.T, server *rig.Server, signal os.Signal, args ...strin
 
 // Ctrl-C ends the remote command, whose end decides the exit code.
 func TestInterrupt(t *testing.T) {
+	// Guests of the rig are children of this program. If it was started by nohup they would ignore hang-ups, and a shell
+	// cannot trap what it was started to ignore.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	server := rig.New(t)
 	id := server.Run(t).ID
 	for name, c := range map[string]struct {
