@@ -6,11 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"vers/internal/fault"
 )
@@ -60,34 +58,4 @@ func Run(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 		text = "…" + text[len(text)-maxSaid:]
 	}
 	return nil, fmt.Errorf("%s: %w: %s", filepath.Base(cmd.Path), err, text)
-}
-
-// Private runs a command in a mount namespace of its own if it can: its mounts then end with it, however it ends.
-// Without root, and below a chroot whose / is no mount point, it cannot; then the command itself must undo its mounts.
-func Private(ctx context.Context, command func() *exec.Cmd) error {
-	cmd := command()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-	KillGroup(cmd)
-	_, err := Run(ctx, cmd)
-	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EINVAL) { // it was not started
-		cmd = command()
-		KillGroup(cmd)
-		_, err = Run(ctx, cmd)
-	}
-	return err
-}
-
-// KillGroup puts a command into its own process group and ends the whole group when its context ends.
-func KillGroup(cmd *exec.Cmd) {
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
-	}
-	cmd.SysProcAttr.Setpgid = true
-	cmd.Cancel = func() error {
-		err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		if errors.Is(err, syscall.ESRCH) {
-			return os.ErrProcessDone
-		}
-		return err
-	}
 }

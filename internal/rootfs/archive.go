@@ -13,8 +13,12 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"vers/internal/compression"
 	"vers/internal/fault"
 )
+
+// peekSize is the buffer that archives are read through, in bytes.
+const peekSize = 256 << 10
 
 // maxTrailer is what may follow the end of an archive, in bytes: padding.
 const maxTrailer = 16 << 20
@@ -41,7 +45,7 @@ func openStream(ctx context.Context, src io.Reader) (*stream, error) {
 		return nil, s.explain(err)
 	}
 	var err error
-	if s.plain, s.close, err = decompress(buffered); err != nil {
+	if s.plain, s.close, err = compression.Plain(buffered); err != nil {
 		if fault.Is(err, fault.Internal) {
 			err = s.explain(err)
 		}
@@ -107,7 +111,7 @@ func (s *stream) explain(err error) error {
 	case errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF):
 		return fault.Invalidf("the archive ends in the middle: was it copied completely? (%w)", err)
 	case errors.Is(err, zstd.ErrWindowSizeExceeded):
-		return fault.Invalidf("unpacking the archive needs more than %d MiB of memory: compress it with a smaller window (%w)", maxWindow>>20, err)
+		return fault.Invalidf("unpacking the archive needs more than %d MiB of memory: compress it with a smaller window (%w)", compression.MaxWindow>>20, err)
 	}
 	return fault.Invalidf("the archive is damaged, or is no tar archive (plain, gzip or zstd): %w", err)
 }

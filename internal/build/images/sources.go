@@ -15,8 +15,8 @@ import (
 	"vers/internal/build/engine"
 	"vers/internal/build/inputs"
 	"vers/internal/catalog"
+	"vers/internal/compression"
 	"vers/internal/fault"
-	"vers/internal/rootfs"
 )
 
 // Dockerfile says how a folder is built.
@@ -231,7 +231,7 @@ func hasDockerfile(ctx context.Context, spool string) (found bool, err error) {
 		return false, err
 	}
 	defer file.Close()
-	plain, err := rootfs.Decompress(reading{ctx, file})
+	plain, err := compression.Decompress(reading{ctx, file})
 	if err != nil {
 		return false, badArchive(ctx, err)
 	}
@@ -254,7 +254,7 @@ func copySpool(ctx context.Context, spool string, w io.Writer) error {
 		return err
 	}
 	defer file.Close()
-	plain, err := rootfs.Decompress(reading{ctx, file})
+	plain, err := compression.Decompress(reading{ctx, file})
 	if err != nil {
 		return badArchive(ctx, err)
 	}

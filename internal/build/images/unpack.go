@@ -17,8 +17,8 @@ import (
 	"time"
 
 	"vers/internal/build/inputs"
+	"vers/internal/compression"
 	"vers/internal/fault"
-	"vers/internal/rootfs"
 )
 
 // unpack writes the folder of a build into dir as its archive comes. Names are resolved below dir whatever they and the
@@ -40,7 +40,7 @@ func (s *Service) unpack(ctx context.Context, archive io.Reader, dir string) (di
 }
 
 func (u *unpacker) archive(ctx context.Context, archive io.Reader) error {
-	plain, err := rootfs.Decompress(reading{ctx, archive})
+	plain, err := compression.Decompress(reading{ctx, archive})
 	if err != nil {
 		return badArchive(ctx, err)
 	}

@@ -1,6 +1,5 @@
-// Package source holds the files that COPY and ADD take: a build's context, or what another stage has. They come as a tar
-// archive from somebody who is not trusted, and never become files of the server: names are an index in memory, contents
-// lie one after the other in a single unnamed file.
+//go:build linux
+
 package source
 
 import (
@@ -20,8 +19,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vers/internal/compression"
 	"vers/internal/fault"
-	"vers/internal/rootfs"
 )
 
 // Limits of an archive. Zero values are the defaults.
@@ -86,7 +85,7 @@ func Read(ctx context.Context, archive io.Reader, dir string, limits Limits) (_ 
 	} else if room < t.limits.Bytes {
 		t.limits.Bytes = room
 	}
-	plain, err := rootfs.Decompress(archive)
+	plain, err := compression.Decompress(archive)
 	if err != nil {
 		return nil, unreadable(err)
 	}

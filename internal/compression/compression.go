@@ -1,4 +1,5 @@
-package rootfs
+// Package compression finds out how a tar archive is compressed, and undoes it.
+package compression
 
 import (
 	"bufio"
@@ -12,11 +13,10 @@ import (
 	"vers/internal/fault"
 )
 
-const (
-	// maxWindow is how much memory a zstd archive may ask for, in bytes: what zstd --long=27 makes.
-	maxWindow = 128 << 20
-	peekSize  = 256 << 10
-)
+// MaxWindow is how much memory a zstd archive may ask for, in bytes: what zstd --long=27 makes.
+const MaxWindow = 128 << 20
+
+const bufferSize = 256 << 10
 
 // tarMagic is at the same place in each archive since 1988.
 const (
@@ -33,7 +33,7 @@ var magics = []struct{ name, magic string }{
 // other ones and for a beginning that is damaged. Damage further on, and what r says, are errors of Read. An empty
 // archive stays one. What it gives must be closed; r is not.
 func Decompress(r io.Reader) (io.ReadCloser, error) {
-	plain, done, err := decompress(bufio.NewReaderSize(r, peekSize))
+	plain, done, err := Plain(bufio.NewReaderSize(r, bufferSize))
 	if err != nil {
 		return nil, err
 	}
@@ -50,18 +50,18 @@ func (d decompressed) Close() error {
 	return nil
 }
 
-// decompress gives the archive itself if it is not compressed. Errors of kind fault.Internal are those of the reader, or
-// damage.
-func decompress(archive *bufio.Reader) (plain io.Reader, done func(), err error) {
+// Plain is Decompress for a reader with a buffer: it gives the archive itself if it is not compressed, and done lets go of
+// what it holds. Errors of kind fault.Internal are those of the reader, or damage.
+func Plain(archive *bufio.Reader) (plain io.Reader, done func(), err error) {
 	done = func() {}
-	switch name := compression(archive); name {
+	switch name := kind(archive); name {
 	case "":
 		return archive, done, nil
 	case "gzip":
 		r, err := gzip.NewReader(archive)
 		return r, done, err
 	case "zstd":
-		r, err := zstd.NewReader(archive, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
+		r, err := zstd.NewReader(archive, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(MaxWindow))
 		if err != nil {
 			return nil, done, err
 		}
@@ -71,8 +71,8 @@ func decompress(archive *bufio.Reader) (plain io.Reader, done func(), err error)
 	}
 }
 
-// compression is what an archive is compressed with, "" nothing. What the reader says will be said again when it is read.
-func compression(archive *bufio.Reader) string {
+// kind is what an archive is compressed with, "" nothing. What the reader says will be said again when it is read.
+func kind(archive *bufio.Reader) string {
 	start, err := archive.Peek(tarMagicAt + len(tarMagic))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return ""
