@@ -45,14 +45,17 @@ type UploadOptions struct {
 	Description string
 	SizeMiB     int64 // least size of the file system; 0: as the content needs
 	Replace     bool
+	RootFS      bool     // it is a root file system, also with a Dockerfile at its top
 	Keep        []string // /etc/hostname, /etc/hosts or /etc/resolv.conf, where the archive's is to stay
 	Config      *ImageConfig
 }
 
-// UploadImage makes a rootfs image of an archive: a root file system, or a folder with a Dockerfile at its top.
+// UploadImage makes a rootfs image of an archive: a root file system, or a folder with a Dockerfile at its top, unless
+// it is said to be a root file system.
 func (c *Client) UploadImage(ctx context.Context, o UploadOptions, archive io.Reader) (ImageJob, error) {
 	query := url.Values{"image_name": {o.Name}}
-	for name, value := range map[string]string{"description": o.Description, "size_mib": positive(o.SizeMiB), "replace": truth(o.Replace)} {
+	for name, value := range map[string]string{"description": o.Description, "size_mib": positive(o.SizeMiB), "replace": truth(o.Replace),
+		"rootfs": truth(o.RootFS)} {
 		if value != "" {
 			query.Set(name, value)
 		}

@@ -248,7 +248,7 @@ func (a *App) publisher(s *buildfs.Script, o rootfsBuildOptions) (func(context.C
 	}
 	return func(ctx context.Context, write func(io.Writer) error, r *buildfs.Result) error {
 		if boot {
-			if err := a.checkInVM(ctx, client, s.Checks, api.UploadOptions{SizeMiB: int64(s.Filesystem.SizeMiB), Keep: r.Keep}, write); err != nil {
+			if err := a.checkInVM(ctx, client, s.Checks, api.UploadOptions{RootFS: true, SizeMiB: int64(s.Filesystem.SizeMiB), Keep: r.Keep}, write); err != nil {
 				return err
 			}
 		}
@@ -256,7 +256,7 @@ func (a *App) publisher(s *buildfs.Script, o rootfsBuildOptions) (func(context.C
 			return nil
 		}
 		a.Streams.note("Registering %s", o.register)
-		if err := a.upload(ctx, client, api.UploadOptions{Name: o.register, SizeMiB: int64(s.Filesystem.SizeMiB), Replace: true, Keep: r.Keep}, write); err != nil {
+		if err := a.upload(ctx, client, api.UploadOptions{RootFS: true, Name: o.register, SizeMiB: int64(s.Filesystem.SizeMiB), Replace: true, Keep: r.Keep}, write); err != nil {
 			return err
 		}
 		r.RegisteredAs = o.register

@@ -119,7 +119,7 @@ func (a *App) importFile(ctx context.Context, client *api.Client, o importOption
 }
 
 func (a *App) importArchive(ctx context.Context, client *api.Client, o importOptions, archive io.Reader) error {
-	return a.sendImage(ctx, client, api.UploadOptions{Name: o.name, Description: o.description, Replace: o.replace}, archive)
+	return a.sendImage(ctx, client, api.UploadOptions{Name: o.name, Description: o.description, Replace: o.replace, RootFS: true}, archive)
 }
 
 // sendImage uploads an archive, with progress on a terminal.

@@ -57,7 +57,7 @@ func (a *App) importLocal(ctx context.Context, o importOptions) (name string, er
 		}
 	}()
 	a.Streams.note("Importing '%s' of %s as rootfs '%s'", o.source, engine, o.name)
-	return o.name, a.sendContainer(ctx, client, engine, container, api.UploadOptions{Name: o.name, Description: o.description, Replace: o.replace, Config: config})
+	return o.name, a.sendContainer(ctx, client, engine, container, api.UploadOptions{Name: o.name, Description: o.description, Replace: o.replace, RootFS: true, Config: config})
 }
 
 // sendContainer uploads the file system of a container.

@@ -53,6 +53,7 @@ type uploadImageInput struct {
 	SizeMiB     int64    `query:"size_mib" doc:"Size of the file system, at least; default as large as the content needs, and 256 MiB"`
 	Description string   `query:"description" doc:"[ours]"`
 	Replace     bool     `query:"replace" doc:"[ours] An image that has the name is replaced instead of being a conflict"`
+	RootFS      bool     `query:"rootfs" doc:"[ours] It is a root file system, also with a Dockerfile at its top"`
 	Keep        []string `query:"keep,explode" maxItems:"3" enum:"/etc/hostname,/etc/hosts,/etc/resolv.conf" doc:"[ours] Files of a root file system that stay as they are, instead of being made those of a machine"`
 	Config      string   `header:"X-Vers-Image-Config" doc:"[ours] How a root file system is run: an ImageConfig as JSON in base64"`
 }
@@ -68,6 +69,7 @@ func (s *Server) uploadImage(ctx context.Context, in *uploadImageInput) (*huma.S
 	}
 	req := s.imageRequest(ctx, in.Name)
 	req.Replace, req.SizeMiB, req.Description, req.Keep = in.Replace, in.SizeMiB, optional(in.Description), in.Keep
+	req.RootFS = in.RootFS
 	return s.receive(in.UploadInput, func(ctx context.Context, u *upload) {
 		u.status = http.StatusCreated
 		made, err := service.Upload(ctx, req, config, u.body)

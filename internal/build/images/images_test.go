@@ -457,7 +457,14 @@ func TestUpload(t *testing.T) {
 	}
 	_, err = r.service.Upload(r.ctx, r.request("bzip2"), config, strings.NewReader("BZh91AY&SY"))
 	r.wantKind(err, fault.Invalid, "bzip2")
-	req := r.request("plain")
+	// Root file systems of images that were built in themselves have one too; nobody wants those built again.
+	req := r.request("root")
+	req.RootFS = true
+	withDockerfile := archive(t, entry{name: "etc/os-release", text: "ID=x"}, entry{name: "Dockerfile", text: "FROM nobody\n"})
+	if root, err := r.service.Upload(r.ctx, req, config, withDockerfile); err != nil || root.SourceType != "upload" {
+		t.Errorf("a root file system with a Dockerfile: %+v, %v", root, err)
+	}
+	req = r.request("plain")
 	req.Replace = false
 	_, err = r.service.Upload(r.ctx, req, config, bytes.NewReader(tree))
 	r.wantKind(err, fault.Conflict, "already exists")

@@ -28,6 +28,7 @@ type Request struct {
 	Replace      bool      // an image that has the name is made anew; else it is a conflict
 	FreeMiB      int64     // room in the file system beyond its content; below 0: none, 0: 256
 	SizeMiB      int64     // of the file system, at least
+	RootFS       bool      // an upload is a root file system, also with a Dockerfile at its top
 	Keep         []string  // rootfs.Mended files that stay as an uploaded root file system has them
 	Log          io.Writer // what happens and what steps print, as it comes; nil: nobody reads it
 	// Began is called when all that was uploaded has been read. nil: nobody wants to know.

@@ -166,8 +166,8 @@ func (s *Service) pull(ctx context.Context, req Request, ref engine.Reference) (
 	return exported(eng, img, "docker", ref.Name), nil
 }
 
-// Upload makes an image of a tar archive (plain, gzip or zstd): of the folder of a Dockerfile if one is at its top, else it is a
-// root file system itself, which is run as config says.
+// Upload makes an image of a tar archive (plain, gzip or zstd): of the folder of a Dockerfile if one is at its top, else (and
+// with Request.RootFS) it is a root file system itself, which is run as config says.
 func (s *Service) Upload(ctx context.Context, req Request, config catalog.ImageConfig, archive io.Reader) (catalog.Image, error) {
 	m, err := s.begin(ctx, req)
 	if err != nil {
@@ -179,9 +179,11 @@ func (s *Service) Upload(ctx context.Context, req Request, config catalog.ImageC
 			return content{}, err
 		}
 		m.req.Began()
-		isFolder, err := hasDockerfile(ctx, spool)
-		if err != nil {
-			return content{}, err
+		isFolder := false
+		if !req.RootFS {
+			if isFolder, err = hasDockerfile(ctx, spool); err != nil {
+				return content{}, err
+			}
 		}
 		if !isFolder {
 			return content{kind: "upload", config: config,
