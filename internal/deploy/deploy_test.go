@@ -128,8 +128,14 @@ func TestDeploy(t *testing.T) {
 	stream, err := g.Attach(t.Context(), guest.AttachRequest{ExecID: p.ExecID})
 	w.must(err)
 	defer stream.Close()
-	if event, err := stream.Recv(); err != nil || string(event.Data) != "hello\n" {
-		t.Errorf("%q, %v", event.Data, err)
+	kept := map[string]string{}
+	for event := (guest.Event{}); event.Type != guest.EventExit; { // the two streams come in any order
+		event, err = stream.Recv()
+		w.must(err)
+		kept[event.Stream] += string(event.Data)
+	}
+	if kept[guest.Stdout] != "hello\n" || kept[guest.Stderr] != "done\n" {
+		t.Errorf("%q", kept)
 	}
 }
 
