@@ -21,7 +21,7 @@ const onSmall = "[container]\nimage = { name = 'localhost/small', tag = '1', pul
 func scriptUser(t *testing.T, script string) *user {
 	t.Helper()
 	u := newUser(t, shared)
-	loadImage(t, ownEngine(t, u), "small:1", small(t))
+	loadImage(t, ownEngine(t, u), "localhost/small:1", small(t))
 	u.script(script)
 	return u
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"bufio"
 	"encoding/json"
 	"fmt"
@@ -89,6 +90,7 @@ func (s *Server) run(e *execution, req guest.ExecRequest) *process {
 	s.exposeToOOM(p)
 	e.mu.Lock()
 	e.proc = p
+	e.changed()
 	e.mu.Unlock()
 
 	s.background.Go(func() {
@@ -205,7 +207,7 @@ func closeInput(p *process) {
 }
 
 // signal sends a signal to a command's process group.
-func (s *Server) signal(body json.RawMessage) (any, error) {
+func (s *Server) signal(ctx context.Context, body json.RawMessage) (any, error) {
 	var req guest.SignalRequest
 	if err := decode(body, &req); err != nil {
 		return nil, err
@@ -219,7 +221,10 @@ func (s *Server) signal(body json.RawMessage) (any, error) {
 		return nil, err
 	}
 	ended := fault.Conflictf("command %s has ended: there is nothing to send %s to", req.ExecID, req.Signal)
-	p := e.running()
+	p, err := e.begun(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if p == nil {
 		return nil, ended
 	}

@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"context"
 	"sort"
 	"sync"
 	"time"
 
+	"vers/internal/fault"
 	"vers/internal/guest"
 )
 
@@ -206,6 +208,23 @@ func (e *execution) forget() {
 	e.table.use(-e.size - len(e.chunks)*chunkOverhead - recordOverhead)
 	e.chunks, e.size, e.forgotten = nil, 0, true
 	e.changed()
+}
+
+// begun waits until a command has been started and gives its process; nil if that could not be, or the command has ended.
+func (e *execution) begun(ctx context.Context) (*process, error) {
+	for {
+		e.mu.Lock()
+		p, over, changed := e.proc, e.exit != nil || e.forgotten, e.wait()
+		e.mu.Unlock()
+		if p != nil || over {
+			return p, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, fault.New(fault.Timeout, "command %s has not started yet: %w", e.id, ctx.Err())
+		}
+	}
 }
 
 // running gives the process of a running command.

@@ -175,7 +175,7 @@ func (s *Server) answer(ctx context.Context, number int64, req guest.Request) (a
 		s.conns.dropOlder(number)
 		return nil, s.wake(req.Body)
 	case guest.OpSignal:
-		return s.signal(req.Body)
+		return s.signal(ctx, req.Body)
 	case guest.OpLogs:
 		return s.logs(req.Body)
 	case guest.OpSync:
