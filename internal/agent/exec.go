@@ -1,8 +1,8 @@
 package agent
 
 import (
-	"context"
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
