@@ -21,15 +21,16 @@ var layers = map[string]int{
 	"vers/internal/egress":  0,
 	"vers/api":              0,
 
-	"vers/internal/config":   1,
-	"vers/internal/memory":   1,
-	"vers/internal/disk":     1,
-	"vers/internal/ext4":     1,
-	"vers/internal/netstack": 1,
-	"vers/internal/catalog":  1,
-	"vers/internal/guest":    1,
-	"vers/internal/audit":    1,
-	"vers/internal/program":  1,
+	"vers/internal/config":      1,
+	"vers/internal/memory":      1,
+	"vers/internal/disk":        1,
+	"vers/internal/ext4":        1,
+	"vers/internal/netstack":    1,
+	"vers/internal/catalog":     1,
+	"vers/internal/guest":       1,
+	"vers/internal/audit":       1,
+	"vers/internal/program":     1,
+	"vers/internal/compression": 1,
 
 	"vers/internal/commit": 2,
 	"vers/internal/agent":  2,
@@ -69,7 +70,7 @@ var closed = map[string][]string{
 // only lists, for the programs that must stay small, all parts that may be in them.
 var only = map[string][]string{
 	"vers/cmd/vers": {"vers/cmd/vers", "vers/internal/cli", "vers/internal/config", "vers/api", "vers/internal/fault", "vers/internal/ident",
-		"vers/internal/build", "vers/internal/rootfs", "vers/internal/program", "vers/internal/ext4", "vers/internal/partial", "vers/internal/egress"},
+		"vers/internal/build", "vers/internal/rootfs", "vers/internal/compression", "vers/internal/program", "vers/internal/ext4", "vers/internal/partial", "vers/internal/egress"},
 	"vers/cmd/vers-agent": {"vers/cmd/vers-agent", "vers/internal/agent", "vers/internal/guest", "vers/internal/fault", "vers/internal/ident", "vers/internal/partial"},
 }
 
