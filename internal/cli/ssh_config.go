@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"vers/api"
+	"vers/internal/cli/local"
 )
 
 // Files of 'vers ssh-config --install', in the user's home.
@@ -55,7 +56,7 @@ func (a *App) sshConfig(ctx context.Context, install bool) error {
 		return err
 	}
 	knownHosts := filepath.Join(a.Home, sshKnownHostsFile)
-	if err := writeUserFile(knownHosts, fmt.Sprintf("@cert-authority *%s,%s %s\n", sshSuffix, "gateway"+sshSuffix, g.SSHAuthority)); err != nil {
+	if err := writeSSHFile(knownHosts, fmt.Sprintf("@cert-authority *%s,%s %s\n", sshSuffix, "gateway"+sshSuffix, g.SSHAuthority)); err != nil {
 		return err
 	}
 	block := a.sshBlock(program, knownHosts, g)
@@ -63,7 +64,7 @@ func (a *App) sshConfig(ctx context.Context, install bool) error {
 		_, err := fmt.Fprint(a.Streams.Out, block)
 		return err
 	}
-	if err := writeUserFile(filepath.Join(a.Home, sshConfigFile), block); err != nil {
+	if err := writeSSHFile(filepath.Join(a.Home, sshConfigFile), block); err != nil {
 		return err
 	}
 	changed, err := includeFile(filepath.Join(a.Home, ".ssh", "config"), "Include ~/"+sshConfigFile)
@@ -103,28 +104,8 @@ func (a *App) sshBlock(program, knownHosts string, g api.Gateway) string {
 	return b.String()
 }
 
-// writeUserFile writes a file of the user's, whole or not at all.
-func writeUserFile(path, text string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	file, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(file.Name()) }() // no longer there after the rename
-	_, err = file.WriteString(text)
-	if err := errors.Join(err, file.Close()); err != nil {
-		return err
-	}
-	return os.Rename(file.Name(), path)
-}
-
 // includeFile puts a line at the top of a file, above the first Host, which it would belong to otherwise.
 func includeFile(path, line string) (changed bool, err error) {
-	if resolved, err := filepath.EvalSymlinks(path); err == nil {
-		path = resolved // kept elsewhere by many
-	}
 	old, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
@@ -134,5 +115,13 @@ func includeFile(path, line string) (changed bool, err error) {
 			return false, nil
 		}
 	}
-	return true, writeUserFile(path, line+"\n\n"+string(old))
+	return true, writeSSHFile(path, line+"\n\n"+string(old))
+}
+
+// writeSSHFile writes a file that ssh reads, for the user alone.
+func writeSSHFile(path, text string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return local.WriteFile(path, []byte(text), 0o600)
 }

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"net"
@@ -189,13 +190,16 @@ func (g *Gateway) allowed(r *http.Request, to route) (bool, error) {
 	return byLink || !to.private || err == nil && key.OrgID == to.vm.OrgID, nil
 }
 
-// looksLikeKey reports whether a bearer token has the form of our API keys (spec/api.md 1.2).
+// looksLikeKey reports whether a bearer token has the form of our API keys: an id and 64 hexadecimal digits (spec/api.md
+// 1.2). All others are the application's own.
 func looksLikeKey(text string) bool {
-	if len(text) <= 36 {
+	const id, secret = 36, 64
+	if len(text) != id+secret {
 		return false
 	}
-	_, ok := ident.Parse(text[:36])
-	return ok
+	_, ok := ident.Parse(text[:id])
+	_, err := hex.DecodeString(text[id:])
+	return ok && err == nil
 }
 
 func refuse(w http.ResponseWriter, status int, why string) {

@@ -84,6 +84,10 @@ func TestHTTP(t *testing.T) {
 	if resp, body := r.get(b, "https://4000-"+host+"/"); resp.StatusCode != http.StatusBadGateway || !strings.Contains(body, "nothing answers on port 4000") {
 		t.Errorf("a port without a server: %s %q", resp.Status, body)
 	}
+	token := vm.ID + ".signed-by-the-application-and-not-by-us"
+	if _, body := r.get(b, "https://"+host+"/", "Authorization", "Bearer "+token); !strings.Contains(body, "auth=Bearer "+token) {
+		t.Errorf("the guest does not get its application's token: %q", body)
+	}
 	// What opens the API never comes to a guest.
 	if _, body := r.get(b, "https://"+host+"/", "Authorization", "Bearer "+r.secret); !strings.Contains(body, "auth= ") {
 		t.Errorf("the guest sees %q", body)

@@ -9,8 +9,8 @@ import (
 	"path/filepath"
 )
 
-// writeFile replaces path with data by way of a temporary file beside it. The folder is made if it is missing.
-func writeFile(path string, data []byte, mode os.FileMode) (err error) {
+// WriteFile replaces path with data by way of a temporary file beside it. The folder is made if it is missing.
+func WriteFile(path string, data []byte, mode os.FileMode) (err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -49,7 +49,7 @@ func writeJSON(path string, value any, mode os.FileMode) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(path, append(data, '\n'), mode); err != nil {
+	if err := WriteFile(path, append(data, '\n'), mode); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil

@@ -49,7 +49,7 @@ func (f Folder) Head() (id string, state HeadState, err error) {
 
 // SetHead lets HEAD name a VM, making .vers if it is missing.
 func (f Folder) SetHead(id string) error {
-	if err := writeFile(f.headPath(), []byte(id), 0o644); err != nil {
+	if err := WriteFile(f.headPath(), []byte(id), 0o644); err != nil {
 		return fmt.Errorf("write HEAD: %w", err)
 	}
 	return nil

@@ -65,7 +65,7 @@ func (j Journal[T]) Rewrite(ctx context.Context, keep func([]T) []T) error {
 				return err
 			}
 		}
-		return writeFile(j.Path, data.Bytes(), 0o600)
+		return WriteFile(j.Path, data.Bytes(), 0o600)
 	})
 }
 
