@@ -112,16 +112,12 @@ func TestPrefixes(t *testing.T) {
 
 // TestFullDisk fills the file system that holds the data directory while a commit is written.
 func TestFullDisk(t *testing.T) {
-	dir := t.TempDir()
+	dir := scratch(t)
 	image, mountPoint := filepath.Join(dir, "disk.img"), filepath.Join(dir, "mnt")
 	must(t, os.Mkdir(mountPoint, 0o711))
 	must(t, os.Chmod(dir, 0o711))
-	must(t, os.Chmod(filepath.Dir(dir), 0o711))
 	sh(t, "truncate -s 3G "+image+" && mke2fs -q -F -t ext4 -m 0 "+image+" && mount -o loop "+image+" "+mountPoint)
 	t.Cleanup(func() { sh(t, "umount "+mountPoint) })
-	base, err := os.MkdirTemp("/var/tmp", "vers-test.")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(base) })
 	s, err := startServer(filepath.Join(mountPoint, "s"))
 	must(t, err)
 	t.Cleanup(func() {

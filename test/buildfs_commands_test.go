@@ -40,7 +40,6 @@ func TestBuildScriptT12WithoutRoot(t *testing.T) {
 	must(t, err)
 	loadImage(t, e, "localhost/small:1", small(t))
 	u := newUser(t, shared)
-	must(t, os.Chmod(filepath.Dir(u.dir), 0o711)) // all folders of this test
 	must(t, os.Chown(u.dir, somebody, somebody))
 	sh(t, "install -m 755 "+bin+"/vers "+u.dir+"/vers")
 	u.script("[[commands]]\ncommand = 'echo made > /etc/made; chown 1000:50 /etc/made; chmod 4755 /etc/made'\n[export]\nall = true\n")

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -213,10 +211,7 @@ func (l *netLab) reachable(address, want string) {
 // newServer starts a versd on the lab's host.
 func (l *netLab) newServer(extraConfig ...string) *server {
 	l.t.Helper()
-	dir, err := os.MkdirTemp("/var/tmp", "vers-test.")
-	must(l.t, err)
-	l.t.Cleanup(func() { os.RemoveAll(dir) })
-	s, err := startServerIn(l.host.do, filepath.Clean(dir), append([]string{fmt.Sprintf("resolvers = [%q]", l.resolver)}, extraConfig...)...)
+	s, err := startServerIn(l.host.do, scratch(l.t), append([]string{fmt.Sprintf("resolvers = [%q]", l.resolver)}, extraConfig...)...)
 	must(l.t, err)
 	l.t.Cleanup(func() {
 		if err := s.stopAll(); err != nil {

@@ -23,9 +23,7 @@ func systemdImage(t *testing.T, path string) {
 
 // TestSystemd runs an image whose first process is systemd: the agent hands over to it and stays.
 func TestSystemd(t *testing.T) {
-	dir, err := os.MkdirTemp("/var/tmp", "vers-test.")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := scratch(t)
 	s := &server{dir: dir}
 	must(t, os.MkdirAll(s.data()+"/images", 0o711))
 	must(t, os.Chmod(dir, 0o711))
