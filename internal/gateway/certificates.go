@@ -173,13 +173,25 @@ func (g *Gateway) newTLS() (*tls.Config, error) {
 			}
 			ctx, cancel := context.WithTimeout(hello.Context(), handshakeLimit)
 			defer cancel()
-			if err := g.known(ctx, host); err != nil {
+			to, err := g.route(ctx, host, 0)
+			if err != nil {
 				return nil, err
 			}
 			if c := files.load(hello); c != nil {
 				return c, nil
 			}
+			if g.acme != nil {
+				if c := g.acme.certificate(ctx, hello, to); c != nil {
+					return c, nil
+				}
+			}
 			return g.authority.certificate(host)
+		},
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			if g.acme == nil {
+				return nil, nil
+			}
+			return g.acme.challenge(hello), nil
 		},
 	}, nil
 }

@@ -49,7 +49,8 @@ type Options struct {
 	PrivateVMs  bool   // the names of VMs need the organisation's key too, as domains do
 	Certificate string // files with a certificate that everybody trusts, and its key; "": our own authority
 	Key         string
-	Connections int // open at a time, from one address; 0: 1024
+	ACME        *ACME // certificates that everybody trusts, for names that those files are not for; nil: none
+	Connections int   // open at a time, from one address; 0: 1024
 	Machines    Machines
 	Registry    Registry
 	Logger      *slog.Logger
@@ -60,6 +61,7 @@ type Gateway struct {
 	Options
 	tls       *tls.Config
 	authority *authority
+	acme      *acme // nil without
 	ssh       *sshKeys
 	links     links
 	web       *http.Server
@@ -103,6 +105,11 @@ func New(o Options) (*Gateway, error) {
 		return nil, err
 	}
 	g.life, g.end = context.WithCancel(context.Background())
+	if o.ACME != nil {
+		if g.acme, err = newACME(g, *o.ACME, filepath.Join(o.Dir, "acme")); err != nil {
+			return nil, err
+		}
+	}
 	if g.tls, err = g.newTLS(); err != nil {
 		return nil, err
 	}
@@ -117,6 +124,9 @@ func New(o Options) (*Gateway, error) {
 func (g *Gateway) TLS(l net.Listener, port uint16) (serve func() error) {
 	if port == 0 {
 		g.addresses.TLS = l.Addr().String()
+		if g.acme != nil {
+			g.acme.start(l.Addr())
+		}
 	} else {
 		g.addresses.Ports = append(g.addresses.Ports, int(port))
 	}
@@ -178,6 +188,9 @@ func (g *Gateway) Close() {
 	_ = g.web.Close()
 	g.conns.Wait()
 	g.transport.CloseIdleConnections()
+	if g.acme != nil {
+		g.acme.close()
+	}
 }
 
 // caller is on whose behalf a VM is reached once it is known that one may.

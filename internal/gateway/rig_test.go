@@ -36,6 +36,7 @@ type rig struct {
 	secret   string // API key of acme
 	stranger string // of other
 	log      *syncLog
+	options  gateway.Options
 }
 
 const rawPort = 5432
@@ -55,9 +56,18 @@ func newRig(t *testing.T, change ...func(*gateway.Options)) *rig {
 	for _, c := range change {
 		c(&o)
 	}
-	r.gateway, err = gateway.New(o)
+	r.options = o
+	r.start()
+	return r
+}
+
+// start opens the gateway, a second time too.
+func (r *rig) start() {
+	r.t.Helper()
+	var err error
+	r.gateway, err = gateway.New(r.options)
 	r.must(err)
-	t.Cleanup(r.gateway.Close)
+	r.t.Cleanup(r.gateway.Close)
 	listen := func(serve func(net.Listener) func() error) string {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		r.must(err)
@@ -67,7 +77,6 @@ func newRig(t *testing.T, change ...func(*gateway.Options)) *rig {
 	r.tls = listen(func(l net.Listener) func() error { return r.gateway.TLS(l, 0) })
 	r.raw = listen(func(l net.Listener) func() error { return r.gateway.TLS(l, rawPort) })
 	r.ssh = listen(r.gateway.SSH)
-	return r
 }
 
 func (r *rig) must(err error) {

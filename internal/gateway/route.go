@@ -19,6 +19,7 @@ type route struct {
 	private bool   // needs the organisation's key or a signed link
 	host    string // the name itself
 	api     bool   // to the server's own API, and not to a VM
+	domain  bool   // somebody gave the VM this name; else it is made of its id
 }
 
 const defaultPort = 80
@@ -48,7 +49,7 @@ func (g *Gateway) route(ctx context.Context, host string, port uint16) (route, e
 	if port == 0 {
 		port = d.Port
 	}
-	return route{vm: vm, port: port, private: !d.IsPublic, host: host}, nil
+	return route{vm: vm, port: port, private: !d.IsPublic, host: host, domain: true}, nil
 }
 
 func (g *Gateway) vmRoute(ctx context.Context, host, wanted, text string, port uint16) (route, error) {
@@ -71,12 +72,6 @@ func (g *Gateway) vmRoute(ctx context.Context, host, wanted, text string, port u
 		port = defaultPort
 	}
 	return route{vm: vm, port: port, private: g.PrivateVMs, host: host}, nil
-}
-
-// known reports whether a host name leads anywhere: only such names get certificates.
-func (g *Gateway) known(ctx context.Context, host string) error {
-	_, err := g.route(ctx, host, 0)
-	return err
 }
 
 // VMHost is the host name of a VM, of one of its ports if port is neither 0 nor 80.

@@ -21,6 +21,9 @@ func (g *Gateway) serveTLS(raw net.Conn, port uint16, admitted func()) {
 		g.Logger.Debug("no TLS connection", "from", raw.RemoteAddr(), "error", err)
 		return
 	}
+	if conn.ConnectionState().NegotiatedProtocol != "" {
+		return // a challenge of an ACME server, which has seen what it wants
+	}
 	to, err := g.route(ctx, conn.ConnectionState().ServerName, port)
 	if err != nil {
 		return // it was there a moment ago

@@ -1,0 +1,53 @@
+package gateway
+
+import (
+	"context"
+	"log/slog"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// newZap gives what certmagic logs to our log, all of it as debugging: what operators need to know comes by events.
+func newZap(log *slog.Logger) *zap.Logger { return zap.New(zapCore{log}) }
+
+type zapCore struct{ log *slog.Logger }
+
+// Enabled implements zapcore.Core.
+func (c zapCore) Enabled(zapcore.Level) bool {
+	return c.log.Enabled(context.Background(), slog.LevelDebug)
+}
+
+// With implements zapcore.Core.
+func (c zapCore) With(fields []zapcore.Field) zapcore.Core {
+	return zapCore{c.log.With(attrs(fields)...)}
+}
+
+// Check implements zapcore.Core.
+func (c zapCore) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if !c.Enabled(e.Level) {
+		return checked
+	}
+	return checked.AddCore(e, c)
+}
+
+// Write implements zapcore.Core.
+func (c zapCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	c.log.Debug("certmagic: "+e.Message, append(attrs(fields), "part", e.LoggerName, "severity", e.Level)...)
+	return nil
+}
+
+// Sync implements zapcore.Core.
+func (c zapCore) Sync() error { return nil }
+
+func attrs(fields []zapcore.Field) []any {
+	all := make([]any, 0, len(fields)+2)
+	for _, f := range fields {
+		one := zapcore.NewMapObjectEncoder()
+		f.AddTo(one)
+		for key, value := range one.Fields {
+			all = append(all, slog.Any(key, value))
+		}
+	}
+	return all
+}
