@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/caddyserver/certmagic"
 	"github.com/mholt/acmez/v3"
+	"github.com/mholt/acmez/v3/acme"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
@@ -27,6 +29,8 @@ import (
 type ACME struct {
 	Directory string        // URL of the authority's directory
 	Email     string        // where it sends warnings; "" nowhere
+	EAB       string        // id of an account at the authority that the server's belongs to (RFC 8555, 7.3.4); "" none
+	EABKey    string        // file with that account's key, base64url
 	Root      string        // file with what signs the directory's own certificate, PEM; "": what the host trusts
 	DNSServer string        // host:port that takes updates (RFC 2136) for Domain; "": names of VMs have no certificate of ACME
 	DNSKey    string        // file with the key for them, as tsig-keygen prints it
@@ -35,8 +39,8 @@ type ACME struct {
 }
 
 const (
-	// acmePatience is how long a handshake waits for the first certificate of a name.
-	acmePatience = handshakeLimit - 2*time.Second
+	// acmeReserve is what is left of a handshake's time when it does not wait any longer for a name's first certificate.
+	acmeReserve = 2 * time.Second
 	// acmeTries is how long a certificate is tried to get, with growing pauses between (certmagic's: 1, 2, 2, 5, 10
 	// minutes …), and acmePause how long nothing is tried after that.
 	acmeTries = time.Hour
@@ -49,14 +53,15 @@ const (
 	acmeKeep = 30 * 24 * time.Hour
 )
 
-// acme keeps certificates of an ACME server for those names that lead somewhere and that somebody asks for. certmagic
+// acmeNames keeps certificates of an ACME server for those names that lead somewhere and that somebody asks for. certmagic
 // orders, stores and renews them. Nothing depends on them: while a name has none, our own authority's is good for it.
-type acme struct {
+type acmeNames struct {
 	ACME
 	g       *Gateway
 	storage *certmagic.FileStorage
 	roots   *x509.CertPool // nil: the host's
 	dns     *certmagic.DNS01Solver
+	eab     *acme.EAB
 	log     *zap.Logger
 
 	// Made by start.
@@ -80,8 +85,8 @@ type acmeName struct {
 
 func (n *acmeName) hasBeenTried() { n.once.Do(func() { close(n.tried) }) }
 
-func newACME(g *Gateway, o ACME, dir string) (*acme, error) {
-	a := &acme{ACME: o, g: g, storage: &certmagic.FileStorage{Path: dir}, log: newZap(g.Logger),
+func newACME(g *Gateway, o ACME, dir string) (*acmeNames, error) {
+	a := &acmeNames{ACME: o, g: g, storage: &certmagic.FileStorage{Path: dir}, log: newZap(g.Logger),
 		names: map[string]*acmeName{}, orders: map[string]*rate.Limiter{}}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -95,6 +100,16 @@ func newACME(g *Gateway, o ACME, dir string) (*acme, error) {
 			return nil, fmt.Errorf("the root of the ACME server: %s holds no certificate in PEM form", o.Root)
 		}
 	}
+	if o.EAB != "" {
+		data, err := os.ReadFile(o.EABKey)
+		if err != nil {
+			return nil, fmt.Errorf("the key of the ACME account: %w", err)
+		}
+		a.eab = &acme.EAB{KeyID: o.EAB, MACKey: strings.TrimRight(strings.TrimSpace(string(data)), "=")}
+		if _, err := base64.RawURLEncoding.DecodeString(a.eab.MACKey); err != nil {
+			return nil, fmt.Errorf("the key of the ACME account: %s is no base64url: %w", o.EABKey, err)
+		}
+	}
 	var err error
 	if o.DNSServer != "" {
 		a.dns, err = newDNSSolver(o, a.log)
@@ -104,7 +119,7 @@ func newACME(g *Gateway, o ACME, dir string) (*acme, error) {
 
 // start begins once it is known where challenges arrive. Certificates of earlier times are there and kept new from now
 // on, asked for or not, and the operator's own names are ordered.
-func (a *acme) start(at net.Addr) {
+func (a *acmeNames) start(at net.Addr) {
 	a.mu.Lock()
 	if a.started {
 		a.mu.Unlock()
@@ -127,10 +142,10 @@ func (a *acme) start(at net.Addr) {
 	a.g.conns.Go(a.resume)
 }
 
-func (a *acme) newConfig(prove func(*certmagic.ACMEIssuer)) *certmagic.Config {
+func (a *acmeNames) newConfig(prove func(*certmagic.ACMEIssuer)) *certmagic.Config {
 	c := certmagic.New(a.cache, certmagic.Config{Storage: a.storage, Logger: a.log, OnEvent: a.event,
 		ShouldEmitFunc: func(event string) bool { return strings.HasPrefix(event, "cert_") }})
-	issuer := certmagic.ACMEIssuer{CA: a.Directory, Email: a.Email, Agreed: true, TrustedRoots: a.roots, Logger: a.log,
+	issuer := certmagic.ACMEIssuer{CA: a.Directory, Email: a.Email, Agreed: true, ExternalAccount: a.eab, TrustedRoots: a.roots, Logger: a.log,
 		DisableHTTPChallenge: true, DisableDistributedSolvers: true}
 	prove(&issuer)
 	made := certmagic.NewACMEIssuer(c, issuer)
@@ -140,16 +155,16 @@ func (a *acme) newConfig(prove func(*certmagic.ACMEIssuer)) *certmagic.Config {
 }
 
 // config is how a name is proven: the operator's are in the operator's DNS.
-func (a *acme) config(name string) *certmagic.Config {
+func (a *acmeNames) config(name string) *certmagic.Config {
 	if a.byDNS != nil && (name == a.g.APIHost || strings.HasPrefix(name, "*.")) {
 		return a.byDNS
 	}
 	return a.byALPN
 }
 
-func (a *acme) resume() {
+func (a *acmeNames) resume() {
 	if a.byDNS != nil {
-		a.keep("*."+a.g.Domain, "")
+		a.keep(a.wildcard(), "")
 	}
 	names := []string{a.g.APIHost}
 	// No such folder: there are none.
@@ -176,7 +191,7 @@ func (a *acme) resume() {
 }
 
 // close is called when nothing of the gateway runs any more.
-func (a *acme) close() {
+func (a *acmeNames) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.started {
@@ -185,14 +200,17 @@ func (a *acme) close() {
 	}
 }
 
+// wildcard is the name that all VMs share.
+func (a *acmeNames) wildcard() string { return "*." + strings.ToLower(a.g.Domain) }
+
 // subject is the name on a certificate that is good for a route, "" if none is to be ordered. VMs come and go, and
 // authorities count certificates: their names share a wildcard or have our own authority's.
-func (a *acme) subject(to route) string {
+func (a *acmeNames) subject(to route) string {
 	_, above, _ := strings.Cut(to.host, ".")
 	name := to.host
 	switch {
-	case a.dns != nil && above == a.g.Domain:
-		name = "*." + a.g.Domain
+	case a.dns != nil && "*."+above == a.wildcard():
+		name = a.wildcard()
 	case !to.domain && !to.api:
 		return ""
 	}
@@ -202,9 +220,9 @@ func (a *acme) subject(to route) string {
 	return name
 }
 
-// certificate gives the one that a name has, nil if it has none now. The first time, it is ordered, and waited for as long
-// as a handshake may take.
-func (a *acme) certificate(ctx context.Context, hello *tls.ClientHelloInfo, to route) *tls.Certificate {
+// certificate gives the one that a name has, nil if it has none now. The first time, it is ordered, and waited for almost
+// until ctx ends.
+func (a *acmeNames) certificate(ctx context.Context, hello *tls.ClientHelloInfo, to route) *tls.Certificate {
 	name := a.subject(to)
 	if name == "" {
 		return nil
@@ -213,8 +231,11 @@ func (a *acme) certificate(ctx context.Context, hello *tls.ClientHelloInfo, to r
 	if n == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, acmePatience)
-	defer cancel()
+	if end, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, end.Add(-acmeReserve))
+		defer cancel()
+	}
 	if name == to.host { // who comes to a VM's own name can do with our authority
 		select {
 		case <-n.tried:
@@ -230,7 +251,7 @@ func (a *acme) certificate(ctx context.Context, hello *tls.ClientHelloInfo, to r
 }
 
 // keep lets a name have a certificate from now on. nil: it is too early.
-func (a *acme) keep(name, orgID string) *acmeName {
+func (a *acmeNames) keep(name, orgID string) *acmeName {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.started {
@@ -249,7 +270,7 @@ func (a *acme) keep(name, orgID string) *acmeName {
 
 // load takes a certificate from disk or orders it. When that has failed for long enough, the name is forgotten, until
 // somebody asks for it again.
-func (a *acme) load(ctx context.Context, name, orgID string, n *acmeName) {
+func (a *acmeNames) load(ctx context.Context, name, orgID string, n *acmeName) {
 	defer n.hasBeenTried()
 	config := a.config(name)
 	c, err := config.CacheManagedCertificate(ctx, name)
@@ -271,7 +292,7 @@ func (a *acme) load(ctx context.Context, name, orgID string, n *acmeName) {
 	}
 }
 
-func (a *acme) order(ctx context.Context, config *certmagic.Config, name, orgID string) error {
+func (a *acmeNames) order(ctx context.Context, config *certmagic.Config, name, orgID string) error {
 	if !a.mayOrder(orgID) {
 		return fmt.Errorf("the organisation %s has ordered %d certificates; one more is possible every %v", orgID, acmeOrders, acmeOrderEvery)
 	}
@@ -285,7 +306,7 @@ func (a *acme) order(ctx context.Context, config *certmagic.Config, name, orgID 
 }
 
 // mayOrder counts the orders of an organisation; "" is the operator.
-func (a *acme) mayOrder(orgID string) bool {
+func (a *acmeNames) mayOrder(orgID string) bool {
 	if orgID == "" {
 		return true
 	}
@@ -300,7 +321,7 @@ func (a *acme) mayOrder(orgID string) bool {
 }
 
 // forget ends what is done for a name.
-func (a *acme) forget(name string) {
+func (a *acmeNames) forget(name string) {
 	a.mu.Lock()
 	n := a.names[name]
 	delete(a.names, name)
@@ -312,7 +333,7 @@ func (a *acme) forget(name string) {
 }
 
 // event is called by certmagic. An error before an order or a renewal prevents it.
-func (a *acme) event(ctx context.Context, event string, data map[string]any) error {
+func (a *acmeNames) event(ctx context.Context, event string, data map[string]any) error {
 	name, _ := data["identifier"].(string)
 	switch event {
 	case "cert_obtaining":
@@ -320,7 +341,7 @@ func (a *acme) event(ctx context.Context, event string, data map[string]any) err
 	case "cert_obtained":
 		a.g.Logger.Info("certificate of the ACME server", "name", name, "server", data["issuer"], "renewed", data["renewal"])
 	case "cert_failed":
-		a.g.Logger.Warn("no certificate of the ACME server; our own authority's or the old one is used until then", "name", name, "renewal", data["renewal"], "error", data["error"])
+		a.g.Logger.Warn("no certificate of the ACME server; it is tried again, and the old one or our own authority's used until then", "name", name, "renewal", data["renewal"], "error", data["error"])
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		if n := a.names[name]; n != nil {
@@ -331,7 +352,7 @@ func (a *acme) event(ctx context.Context, event string, data map[string]any) err
 }
 
 // stillWanted refuses names that lead nowhere any more.
-func (a *acme) stillWanted(ctx context.Context, name string) error {
+func (a *acmeNames) stillWanted(ctx context.Context, name string) error {
 	if strings.HasPrefix(name, "*.") {
 		return nil
 	}
@@ -353,7 +374,7 @@ func isChallenge(hello *tls.ClientHelloInfo) bool {
 }
 
 // challenge gives how such a connection is answered, nil for all others.
-func (a *acme) challenge(hello *tls.ClientHelloInfo) *tls.Config {
+func (a *acmeNames) challenge(hello *tls.ClientHelloInfo) *tls.Config {
 	if !isChallenge(hello) {
 		return nil
 	}
@@ -362,7 +383,7 @@ func (a *acme) challenge(hello *tls.ClientHelloInfo) *tls.Config {
 	return a.challengeReply
 }
 
-func (a *acme) answer(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+func (a *acmeNames) answer(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if _, ok := certmagic.GetACMEChallenge(hello.ServerName); !ok {
 		return nil, fmt.Errorf("no certificate is being ordered for %q", hello.ServerName)
 	}

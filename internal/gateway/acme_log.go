@@ -8,14 +8,15 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// newZap gives what certmagic logs to our log, all of it as debugging: what operators need to know comes by events.
+// newZap gives what certmagic logs to our log, almost all of it as debugging: what operators need to know comes by events,
+// except for errors of its maintenance.
 func newZap(log *slog.Logger) *zap.Logger { return zap.New(zapCore{log}) }
 
 type zapCore struct{ log *slog.Logger }
 
 // Enabled implements zapcore.Core.
-func (c zapCore) Enabled(zapcore.Level) bool {
-	return c.log.Enabled(context.Background(), slog.LevelDebug)
+func (c zapCore) Enabled(l zapcore.Level) bool {
+	return l >= zapcore.ErrorLevel || c.log.Enabled(context.Background(), slog.LevelDebug)
 }
 
 // With implements zapcore.Core.
@@ -33,7 +34,11 @@ func (c zapCore) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.
 
 // Write implements zapcore.Core.
 func (c zapCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	c.log.Debug("certmagic: "+e.Message, append(attrs(fields), "part", e.LoggerName, "severity", e.Level)...)
+	level := slog.LevelDebug
+	if e.Level >= zapcore.ErrorLevel && (e.LoggerName == "" || e.LoggerName == "maintenance") {
+		level = slog.LevelWarn
+	}
+	c.log.Log(context.Background(), level, "certmagic: "+e.Message, append(attrs(fields), "part", e.LoggerName, "severity", e.Level)...)
 	return nil
 }
 

@@ -33,6 +33,7 @@ type pebble struct {
 	web      *httptest.Server
 	dns      *dnsServer
 	validity uint64 // seconds
+	eab      string // id of the account that others must belong to
 	ready    chan struct{}
 	handler  http.Handler
 	ca       *ca.CAImpl
@@ -60,14 +61,31 @@ func (p *pebble) options(o *gateway.Options) {
 	o.ACME = &gateway.ACME{Directory: p.web.URL + wfe.DirectoryPath, Root: root, Email: "operator@example.org"}
 }
 
+const eabKey = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
+
+// requireEAB refuses all accounts that do not belong to one; the answer is the file of its key.
+func (p *pebble) requireEAB(id string) (keyFile string) {
+	p.eab = id
+	keyFile = filepath.Join(p.t.TempDir(), "eab.key")
+	if err := os.WriteFile(keyFile, []byte(eabKey+"\n"), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	return keyFile
+}
+
 // validates says at which port names are looked for. Requests wait until then.
 func (p *pebble) validates(address string) {
 	_, text, _ := net.SplitHostPort(address)
 	port, _ := strconv.Atoi(text)
 	quiet := log.New(io.Discard, "", 0)
 	p.db = db.NewMemoryStore()
+	if p.eab != "" {
+		if err := p.db.AddExternalAccountKeyByID(p.eab, eabKey); err != nil {
+			p.t.Fatal(err)
+		}
+	}
 	p.ca = ca.New(quiet, p.db, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {ValidityPeriod: p.validity}})
-	front := wfe.New(quiet, p.db, va.New(quiet, 1, port, true, p.dns.address, p.db), p.ca, []string{"pebble.example"}, true, false, 1, 1)
+	front := wfe.New(quiet, p.db, va.New(quiet, 1, port, true, p.dns.address, p.db), p.ca, []string{"pebble.example"}, true, p.eab != "", 1, 1)
 	p.handler = front.Handler()
 	close(p.ready)
 }

@@ -61,7 +61,7 @@ type Gateway struct {
 	Options
 	tls       *tls.Config
 	authority *authority
-	acme      *acme // nil without
+	acme      *acmeNames // nil without
 	ssh       *sshKeys
 	links     links
 	web       *http.Server
