@@ -4,14 +4,15 @@ import "time"
 
 // Gateway is the answer of GET /gateway [ours]: how VMs are reached from outside. Empty fields: not at all.
 type Gateway struct {
-	Domain       string `json:"domain" doc:"VMs are <id>.<domain>, their port 3000 is 3000-<id>.<domain>"`
-	TLSAddress   string `json:"tls_address" doc:"Where TLS is listened for: SSH, HTTP, WebSocket"`
-	SSHAddress   string `json:"ssh_address" doc:"Where SSH is listened for; the user name is the VM"`
-	Ports        []int  `json:"ports" nullable:"false" doc:"TLS ports that lead to the guest's port of the same number"`
-	APIHost      string `json:"api_host" doc:"Name that leads to the API at tls_address"`
-	PrivateVMs   bool   `json:"private_vms" doc:"Whether the names of VMs need a key, as domains do"`
-	SSHAuthority string `json:"ssh_authority" doc:"Public key that signs the host keys of VMs and of the gateway, for @cert-authority lines"`
-	Authority    string `json:"certificate_authority" doc:"Certificate that signs those of host names, PEM; empty if the names have certificates of a public authority"`
+	Domain        string `json:"domain" doc:"VMs are <id>.<domain>, their port 3000 is 3000-<id>.<domain>"`
+	TLSAddress    string `json:"tls_address" doc:"Where TLS is listened for: SSH, HTTP, WebSocket"`
+	SSHAddress    string `json:"ssh_address" doc:"Where SSH is listened for; the user name is the VM"`
+	Ports         []int  `json:"ports" nullable:"false" doc:"TLS ports that lead to the guest's port of the same number"`
+	APIHost       string `json:"api_host" doc:"Name that leads to the API at tls_address"`
+	PrivateVMs    bool   `json:"private_vms" doc:"Whether the names of VMs need a key, as domains do"`
+	SSHAuthority  string `json:"ssh_authority" doc:"Public key that signs the host keys of VMs and of the gateway, for @cert-authority lines"`
+	Authority     string `json:"certificate_authority" doc:"Certificate that signs those of host names, PEM; empty if the names have certificates of a public authority"`
+	ACMEDirectory string `json:"acme_directory" doc:"ACME server that certifies domains and the API's name; empty: none. While it has not, the certificate_authority does"`
 }
 
 // URLRequest is the body of POST /vm/{id}/url.

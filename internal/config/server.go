@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -56,6 +57,20 @@ type Gateway struct {
 	Certificate string `toml:"certificate"` // files for all names, renewed by somebody else; "": an authority of our own
 	Key         string `toml:"key"`
 	Connections int    `toml:"connections"` // open at a time from one address
+	ACME        ACME   `toml:"acme"`
+}
+
+// ACME is where certificates come from that everybody trusts (RFC 8555, docs/access.md).
+type ACME struct {
+	Agree         bool     `toml:"agree"`          // to the authority's terms; nothing is ordered without
+	Directory     string   `toml:"directory"`      // URL
+	Email         string   `toml:"email"`          // of the account; "" none
+	Root          string   `toml:"root"`           // file that signs the directory's own certificate; "": what the host trusts
+	EAB           string   `toml:"eab"`            // id of an account there that this one belongs to; "" none
+	EABKey        string   `toml:"eab_key"`        // file with its key, base64url
+	RFC2136Server string   `toml:"rfc2136_server"` // DNS server that takes updates, host:port; "": no certificates for VMs
+	RFC2136Key    string   `toml:"rfc2136_key"`    // file with the key for them
+	Resolvers     []string `toml:"resolvers"`      // DNS servers that know the zone, host:port; none: the host's
 }
 
 // Engines is the container engine that runs Dockerfiles, and what one build may use (docs/builds.md).
@@ -149,7 +164,8 @@ func DefaultServer() Server {
 		MemoryReserveMiB: 1024, MemoryOvercommit: 1, FlatBudgetMiB: 65536,
 		Egress: Egress{Mode: "internet"}, ShellAuth: ShellAuth{Mode: "closed"}, LogLevel: "info",
 		Builder: Engines{Engine: "auto", Runtime: "runc", MemoryMiB: 2048, Processes: 4096, DiskMiB: 20480},
-		Gateway: Gateway{Listen: "127.0.0.1:7443", SSH: "127.0.0.1:2222", Domain: "vm.localhost", Connections: 1024},
+		Gateway: Gateway{Listen: "127.0.0.1:7443", SSH: "127.0.0.1:2222", Domain: "vm.localhost", Connections: 1024,
+			ACME: ACME{Directory: "https://acme-v02.api.letsencrypt.org/directory"}},
 	}
 }
 
@@ -277,6 +293,44 @@ func (g Gateway) check() error {
 		return errors.New("configuration: gateway.certificate and gateway.key go together")
 	case g.Connections < 16:
 		return errors.New("configuration: gateway.connections must be 16 or more")
+	}
+	return g.checkACME()
+}
+
+func (g Gateway) checkACME() error {
+	a := g.ACME
+	if !a.Agree {
+		if a.Directory != DefaultServer().Gateway.ACME.Directory || len(a.Resolvers) > 0 || a.Email != "" || a.Root != "" || a.EAB != "" || a.EABKey != "" || a.RFC2136Server != "" || a.RFC2136Key != "" {
+			return errors.New("configuration: [gateway.acme] is set, but not agree = true: nothing is ordered of an authority without agreement to its terms of service; read them, or leave the rest out")
+		}
+		return nil
+	}
+	u, err := url.Parse(a.Directory)
+	switch {
+	case g.Listen == "":
+		return errors.New("configuration: gateway.acme needs gateway.listen: without it nothing shows certificates")
+	case err != nil || u.Scheme != "https" || u.Host == "":
+		return fmt.Errorf("configuration: gateway.acme.directory is %q; it must be the https address of an ACME server's directory", a.Directory)
+	case a.Email != "" && !strings.Contains(a.Email, "@"):
+		return fmt.Errorf("configuration: gateway.acme.email is %q, which is no e-mail address", a.Email)
+	case (a.EAB == "") != (a.EABKey == ""):
+		return errors.New("configuration: gateway.acme.eab and gateway.acme.eab_key go together")
+	case (a.RFC2136Server == "") != (a.RFC2136Key == ""):
+		return errors.New("configuration: gateway.acme.rfc2136_server and gateway.acme.rfc2136_key go together")
+	case a.RFC2136Server != "" && strings.HasSuffix("."+strings.ToLower(g.Domain), ".localhost"):
+		return fmt.Errorf("configuration: gateway.acme.rfc2136_server gives certificates to *.<gateway.domain>, but no authority certifies %s; set gateway.domain", g.Domain)
+	case len(a.Resolvers) > 0 && a.RFC2136Server == "":
+		return errors.New("configuration: gateway.acme.resolvers is for gateway.acme.rfc2136_server, which is not set")
+	}
+	if a.RFC2136Server != "" {
+		if _, _, err := net.SplitHostPort(a.RFC2136Server); err != nil {
+			return fmt.Errorf("configuration: gateway.acme.rfc2136_server: %q is not host:port: %w", a.RFC2136Server, err)
+		}
+	}
+	for _, resolver := range a.Resolvers {
+		if _, _, err := net.SplitHostPort(resolver); err != nil {
+			return fmt.Errorf("configuration: gateway.acme.resolvers: %q is not host:port: %w", resolver, err)
+		}
 	}
 	return nil
 }

@@ -16,9 +16,14 @@ import (
 
 func (d *Daemon) openGateway(reg *registry.Registry) (*gateway.Gateway, error) {
 	c := d.config.Gateway
+	var acme *gateway.ACME
+	if a := c.ACME; a.Agree {
+		acme = &gateway.ACME{Directory: a.Directory, Email: a.Email, Root: a.Root, EAB: a.EAB, EABKey: a.EABKey,
+			DNSServer: a.RFC2136Server, DNSKey: a.RFC2136Key, Resolvers: a.Resolvers}
+	}
 	return gateway.New(gateway.Options{
 		Dir: filepath.Join(d.config.DataDir, "gateway"), Domain: c.Domain, APIHost: c.APIHost(), PrivateVMs: c.PrivateVMs,
-		Certificate: c.Certificate, Key: c.Key, Connections: c.Connections,
+		Certificate: c.Certificate, Key: c.Key, ACME: acme, Connections: c.Connections,
 		Machines: d.manager, Registry: reg, Logger: d.log,
 	})
 }

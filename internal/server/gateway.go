@@ -25,6 +25,9 @@ func (s *Server) showGateway(context.Context, *none) (*output[api.Gateway], erro
 	at := g.Addresses()
 	answer := api.Gateway{Domain: g.Domain, TLSAddress: at.TLS, SSHAddress: at.SSH, Ports: append([]int{}, at.Ports...), APIHost: g.APIHost,
 		PrivateVMs: g.PrivateVMs, SSHAuthority: g.SSHAuthority()}
+	if g.ACME != nil {
+		answer.ACMEDirectory = g.ACME.Directory
+	}
 	if g.Certificate == "" {
 		answer.Authority = g.Authority()
 	}
