@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -18,11 +17,19 @@ import (
 	"time"
 
 	"vers/internal/gateway"
+	"vers/internal/gateway/acmetest"
 	"vers/internal/machine/machinetest"
 	"vers/internal/registry"
 )
 
 const day = 24 * 60 * 60
+
+// use lets a gateway have its certificates from an ACME server.
+func use(p *acmetest.Server) func(*gateway.Options) {
+	return func(o *gateway.Options) {
+		o.ACME = &gateway.ACME{Directory: p.Directory(), Root: p.Root(), Email: "operator@example.org"}
+	}
+}
 
 // domain gives a VM a name.
 func (r *rig) domain(vmID, name string) string {
@@ -57,23 +64,23 @@ func (r *rig) trusted(host string, roots *x509.CertPool) (c *x509.Certificate) {
 
 func TestACME(t *testing.T) {
 	before := acmeGoroutines()
-	p := newPebble(t, 90*day)
-	r := newRig(t, p.options)
-	p.validates(r.tls)
+	p := acmetest.New(t, 90*day)
+	r := newRig(t, use(p))
+	p.Validates(r.tls)
 	vm := r.Run(t)
 	r.domain(vm.ID, "app.acme.example")
-	first := r.trusted("app.acme.example", p.roots())
+	first := r.trusted("app.acme.example", p.Roots())
 	if first.DNSNames[0] != "app.acme.example" {
 		t.Errorf("certificate for %v", first.DNSNames)
 	}
-	r.trusted("api.example.org", p.roots())
+	r.trusted("api.example.org", p.Roots())
 
 	// Names that are not ours to prove, or lead nowhere, cost no order.
-	ordered := p.allOrders()
+	ordered := p.Orders()
 	vmHost := vm.ID + ".vm.example.org"
 	r.trusted(vmHost, r.roots())
 	for _, nowhere := range []string{"nowhere.acme.example", "00000000-0000-4000-8000-000000000000.vm.example.org"} {
-		if _, err := r.certificate(nowhere, p.roots()); err == nil {
+		if _, err := r.certificate(nowhere, p.Roots()); err == nil {
 			t.Errorf("%s is connected", nowhere)
 		}
 	}
@@ -88,14 +95,14 @@ func TestACME(t *testing.T) {
 
 	// After a restart there is no ACME server, and no need for one.
 	r.gateway.Close()
-	p.web.Close()
+	p.Close()
 	r.start()
-	if again := r.trusted("app.acme.example", p.roots()); again.SerialNumber.Cmp(first.SerialNumber) != 0 {
+	if again := r.trusted("app.acme.example", p.Roots()); again.SerialNumber.Cmp(first.SerialNumber) != 0 {
 		t.Error("another certificate after a restart")
 	}
-	r.trusted("api.example.org", p.roots())
-	if n := p.allOrders(); n != ordered || p.ordered("app.acme.example") != 1 {
-		t.Errorf("%d orders, %d were needed: %v", n, ordered, p.orders)
+	r.trusted("api.example.org", p.Roots())
+	if n := p.Orders(); n != ordered || p.Ordered("app.acme.example") != 1 {
+		t.Errorf("%d orders, %d were needed", n, ordered)
 	}
 	r.gateway.Close()
 	r.soon("certmagic's goroutines are gone", func() bool { return acmeGoroutines() <= before })
@@ -150,33 +157,33 @@ func acmeGoroutines() int {
 
 // A certificate is replaced in time while the gateway runs, as long as its name leads somewhere.
 func TestACMERenewal(t *testing.T) {
-	p := newPebble(t, 12)
-	r := newRig(t, p.options, func(o *gateway.Options) { o.ACME.Check = 100 * time.Millisecond })
-	p.validates(r.tls)
+	p := acmetest.New(t, 15)
+	r := newRig(t, use(p), func(o *gateway.Options) { o.ACME.Check = 100 * time.Millisecond })
+	p.Validates(r.tls)
 	vm := r.Run(t)
 	const kept, gone = "kept.acme.example", "gone.acme.example"
 	r.domain(vm.ID, kept)
 	id := r.domain(vm.ID, gone)
-	first := r.trusted(kept, p.roots())
-	r.trusted(gone, p.roots())
+	first := r.trusted(kept, p.Roots())
+	r.trusted(gone, p.Roots())
 	r.must(r.registry.DeleteDomain(t.Context(), r.Acme.OrgID, id))
-	if _, err := r.certificate(gone, p.roots()); err == nil {
+	if _, err := r.certificate(gone, p.Roots()); err == nil {
 		t.Error("a domain that was deleted is connected")
 	}
 	r.soon("the certificate is renewed", func() bool {
-		c, err := r.certificate(kept, p.roots())
+		c, err := r.certificate(kept, p.Roots())
 		return err == nil && c.SerialNumber.Cmp(first.SerialNumber) != 0
 	})
 	r.soon("the deleted domain's is to be renewed", func() bool {
 		return strings.Contains(r.log.String(), "leads nowhere any more: its certificate is not renewed\" name="+gone)
 	})
-	n := p.ordered(gone)
-	second := r.trusted(kept, p.roots())
+	n := p.Ordered(gone)
+	second := r.trusted(kept, p.Roots())
 	r.soon("the certificate is renewed once more", func() bool {
-		c, err := r.certificate(kept, p.roots())
+		c, err := r.certificate(kept, p.Roots())
 		return err == nil && c.SerialNumber.Cmp(second.SerialNumber) != 0
 	})
-	if more := p.ordered(gone) - n; more != 0 {
+	if more := p.Ordered(gone) - n; more != 0 {
 		t.Errorf("%d orders for a domain that was deleted", more)
 	}
 }
@@ -189,7 +196,7 @@ func TestACMEFails(t *testing.T) {
 		http.Error(w, "down", http.StatusForbidden)
 	}))
 	t.Cleanup(down.Close)
-	p := newPebble(t, 90*day)
+	p := acmetest.New(t, 90*day)
 	unreachable := httptest.NewServer(http.NotFoundHandler())
 	unreachable.Close()
 	for _, tt := range []struct {
@@ -200,13 +207,13 @@ func TestACMEFails(t *testing.T) {
 	}{
 		{"unreachable", func(o *gateway.Options) { o.ACME = &gateway.ACME{Directory: unreachable.URL} }, func() int { return 0 }, "connection refused"},
 		{"down", func(o *gateway.Options) { o.ACME = &gateway.ACME{Directory: down.URL} }, func() int { return int(asked.Load()) }, "403"},
-		{"refuses", p.options, func() int { return p.ordered("refuses.acme.example") }, "unauthorized"},
+		{"refuses", use(p), func() int { return p.Ordered("refuses.acme.example") }, "unauthorized"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			host := tt.name + ".acme.example"
 			r := newRig(t, tt.set, func(o *gateway.Options) { o.APIHost = "" })
 			if tt.name == "refuses" {
-				p.validates("127.0.0.1:1") // where nothing listens
+				p.Validates("127.0.0.1:1") // where nothing listens
 			}
 			r.domain(r.Run(t).ID, host)
 			r.trusted(host, r.roots())
@@ -226,31 +233,26 @@ func TestACMEFails(t *testing.T) {
 
 // With a DNS server that takes updates, VMs share a wildcard. This ACME server knows only accounts that it has given out.
 func TestACMEByDNS(t *testing.T) {
-	p := newPebble(t, 90*day)
-	key := filepath.Join(t.TempDir(), "tsig.key")
-	text := fmt.Sprintf("key \"vers\" {\n\talgorithm hmac-sha256;\n\tsecret \"%s\";\n};\n", tsigSecret)
-	if err := os.WriteFile(key, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r := newRig(t, p.options, func(o *gateway.Options) {
-		o.ACME.EAB, o.ACME.EABKey = "operator", p.requireEAB("operator")
-		o.ACME.DNSServer, o.ACME.DNSKey, o.ACME.Resolvers = p.dns.address, key, []string{p.dns.address}
+	p := acmetest.New(t, 90*day)
+	r := newRig(t, use(p), func(o *gateway.Options) {
+		o.ACME.EAB, o.ACME.EABKey = "operator", p.RequireEAB("operator")
+		o.ACME.DNSServer, o.ACME.DNSKey, o.ACME.Resolvers = p.DNS.Address, p.TSIG(), []string{p.DNS.Address}
 	})
-	p.validates(r.tls)
+	p.Validates(r.tls)
 	vm, other := r.Run(t), r.Run(t)
 	r.domain(vm.ID, "app.dns.example")
-	r.trusted(vm.ID+".vm.example.org", p.roots())
-	r.trusted("api.example.org", p.roots())
-	r.trusted("3000-"+other.ID+".vm.example.org", p.roots())
-	r.trusted("app.dns.example", p.roots()) // as without DNS
-	if p.ordered("*.vm.example.org") != 1 || p.allOrders() != 3 {
-		t.Errorf("orders: %v", p.orders)
+	r.trusted(vm.ID+".vm.example.org", p.Roots())
+	r.trusted("api.example.org", p.Roots())
+	r.trusted("3000-"+other.ID+".vm.example.org", p.Roots())
+	r.trusted("app.dns.example", p.Roots()) // as without DNS
+	if p.Ordered("*.vm.example.org") != 1 || p.Orders() != 3 {
+		t.Errorf("%d orders, %d of them for VMs", p.Orders(), p.Ordered("*.vm.example.org"))
 	}
-	r.soon("the records are removed", func() bool { return p.dns.records() == 0 })
+	r.soon("the records are removed", func() bool { return p.DNS.Records() == 0 })
 	r.gateway.Close()
-	p.web.Close()
+	p.Close()
 	r.start()
-	r.trusted(vm.ID+".vm.example.org", p.roots())
+	r.trusted(vm.ID+".vm.example.org", p.Roots())
 }
 
 // One organisation cannot use up what the server may order.

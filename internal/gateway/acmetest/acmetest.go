@@ -1,4 +1,6 @@
-package gateway_test
+// Package acmetest has what certificates of an ACME server are tested with: Let's Encrypt's own server for tests, and a DNS
+// server that takes updates. Tests that use it cannot be parallel.
+package acmetest
 
 import (
 	"bytes"
@@ -23,15 +25,14 @@ import (
 	"github.com/letsencrypt/pebble/v2/va"
 	"github.com/letsencrypt/pebble/v2/wfe"
 	"github.com/miekg/dns"
-
-	"vers/internal/gateway"
 )
 
-// pebble is Let's Encrypt's own ACME server for tests, with a DNS server in which all names lead to this machine.
-type pebble struct {
-	t        *testing.T
+// Server is an ACME server (pebble), with a DNS server in which all names lead to this machine.
+type Server struct {
+	DNS *DNS
+
+	t        testing.TB
 	web      *httptest.Server
-	dns      *dnsServer
 	validity uint64 // seconds
 	eab      string // id of the account that others must belong to
 	ready    chan struct{}
@@ -43,38 +44,48 @@ type pebble struct {
 	orders map[string]int // by name
 }
 
-func newPebble(t *testing.T, validity uint64) *pebble {
+// New starts a server whose certificates are good for so many seconds. It ends with the test.
+func New(t testing.TB, validity uint64) *Server {
+	t.Helper()
 	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
-	p := &pebble{t: t, dns: newDNSServer(t), validity: validity, ready: make(chan struct{}), orders: map[string]int{}}
+	p := &Server{t: t, DNS: newDNS(t), validity: validity, ready: make(chan struct{}), orders: map[string]int{}}
 	p.web = httptest.NewTLSServer(p)
-	t.Cleanup(p.web.Close)
+	t.Cleanup(p.Close)
 	return p
 }
 
-// options let a gateway use the server.
-func (p *pebble) options(o *gateway.Options) {
-	root := filepath.Join(p.t.TempDir(), "root.pem")
-	data := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.web.Certificate().Raw})
-	if err := os.WriteFile(root, data, 0o600); err != nil {
+// Close ends the server.
+func (p *Server) Close() { p.web.Close() }
+
+// Directory is the address of the server's directory.
+func (p *Server) Directory() string { return p.web.URL + wfe.DirectoryPath }
+
+// Root is a file with what signs the directory's own certificate.
+func (p *Server) Root() string {
+	p.t.Helper()
+	return p.file("root.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.web.Certificate().Raw})))
+}
+
+func (p *Server) file(name, text string) string {
+	p.t.Helper()
+	path := filepath.Join(p.t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		p.t.Fatal(err)
 	}
-	o.ACME = &gateway.ACME{Directory: p.web.URL + wfe.DirectoryPath, Root: root, Email: "operator@example.org"}
+	return path
 }
 
 const eabKey = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 
-// requireEAB refuses all accounts that do not belong to one; the answer is the file of its key.
-func (p *pebble) requireEAB(id string) (keyFile string) {
+// RequireEAB refuses accounts that do not belong to the one with this id; the answer is the file of its key.
+func (p *Server) RequireEAB(id string) (keyFile string) {
+	p.t.Helper()
 	p.eab = id
-	keyFile = filepath.Join(p.t.TempDir(), "eab.key")
-	if err := os.WriteFile(keyFile, []byte(eabKey+"\n"), 0o600); err != nil {
-		p.t.Fatal(err)
-	}
-	return keyFile
+	return p.file("eab.key", eabKey+"\n")
 }
 
-// validates says at which port names are looked for. Requests wait until then.
-func (p *pebble) validates(address string) {
+// Validates says at which port names are looked for. Requests wait until then.
+func (p *Server) Validates(address string) {
 	_, text, _ := net.SplitHostPort(address)
 	port, _ := strconv.Atoi(text)
 	quiet := log.New(io.Discard, "", 0)
@@ -85,13 +96,13 @@ func (p *pebble) validates(address string) {
 		}
 	}
 	p.ca = ca.New(quiet, p.db, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {ValidityPeriod: p.validity}})
-	front := wfe.New(quiet, p.db, va.New(quiet, 1, port, true, p.dns.address, p.db), p.ca, []string{"pebble.example"}, true, p.eab != "", 1, 1)
+	front := wfe.New(quiet, p.db, va.New(quiet, 1, port, true, p.DNS.Address, p.db), p.ca, []string{"pebble.example"}, true, p.eab != "", 1, 1)
 	p.handler = front.Handler()
 	close(p.ready)
 }
 
 // ServeHTTP counts orders by what they are for.
-func (p *pebble) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (p *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	<-p.ready
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -119,13 +130,15 @@ func (p *pebble) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(w2.Body.Bytes())
 }
 
-func (p *pebble) ordered(name string) int {
+// Ordered is how many orders there were for a name.
+func (p *Server) Ordered(name string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.orders[name]
 }
 
-func (p *pebble) allOrders() int {
+// Orders is how many orders there were.
+func (p *Server) Orders() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	all := 0
@@ -135,22 +148,28 @@ func (p *pebble) allOrders() int {
 	return all
 }
 
-// roots trust the server and nothing else.
-func (p *pebble) roots() *x509.CertPool {
+// Roots trust the certificates of the server and nothing else.
+func (p *Server) Roots() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(p.ca.GetRootCert(0).Cert)
 	return pool
 }
 
-// tsigKey is what the DNS server takes updates with.
+// The key that the DNS server takes updates with.
 const (
 	tsigName   = "vers."
 	tsigSecret = "c2l4dGVlbiBieXRlcyBhbmQgc29tZSBtb3JlIQ=="
 )
 
-// dnsServer has one zone, example.org, that takes updates; all other names have this machine's address.
-type dnsServer struct {
-	address string
+// TSIG is a file with the key that the DNS server takes updates with.
+func (p *Server) TSIG() string {
+	p.t.Helper()
+	return p.file("tsig.key", "key \""+strings.TrimSuffix(tsigName, ".")+"\" {\n\talgorithm hmac-sha256;\n\tsecret \""+tsigSecret+"\";\n};\n")
+}
+
+// DNS has one zone, example.org, that takes updates; all other names have this machine's address.
+type DNS struct {
+	Address string
 
 	mu  sync.Mutex
 	txt map[string][]string
@@ -158,15 +177,15 @@ type dnsServer struct {
 
 const dnsZone = "example.org."
 
-func newDNSServer(t *testing.T) *dnsServer {
+func newDNS(t testing.TB) *DNS {
 	t.Helper()
-	s := &dnsServer{txt: map[string][]string{}}
+	s := &DNS{txt: map[string][]string{}}
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.address = tcp.Addr().String()
-	udp, err := net.ListenPacket("udp", s.address)
+	s.Address = tcp.Addr().String()
+	udp, err := net.ListenPacket("udp", s.Address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,14 +193,14 @@ func newDNSServer(t *testing.T) *dnsServer {
 		server.Handler = s
 		server.TsigSecret = map[string]string{tsigName: tsigSecret}
 		server.MsgAcceptFunc = func(dns.Header) dns.MsgAcceptAction { return dns.MsgAccept } // updates too
-		go server.ActivateAndServe()
-		t.Cleanup(func() { server.Shutdown() })
+		go func() { _ = server.ActivateAndServe() }()
+		t.Cleanup(func() { _ = server.Shutdown() })
 	}
 	return s
 }
 
 // ServeDNS implements dns.Handler.
-func (s *dnsServer) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
+func (s *DNS) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m := new(dns.Msg).SetReply(r)
@@ -210,12 +229,12 @@ func (s *dnsServer) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
 	_ = w.WriteMsg(m)
 }
 
-func (s *dnsServer) header(r *dns.Msg, kind uint16) dns.RR_Header {
+func (s *DNS) header(r *dns.Msg, kind uint16) dns.RR_Header {
 	return dns.RR_Header{Name: r.Question[0].Name, Rrtype: kind, Class: dns.ClassINET, Ttl: 1}
 }
 
 // update adds a record, or removes it (class NONE, RFC 2136, 2.5).
-func (s *dnsServer) update(name string, record *dns.TXT) {
+func (s *DNS) update(name string, record *dns.TXT) {
 	text := strings.Join(record.Txt, "")
 	if record.Hdr.Class == dns.ClassINET {
 		s.txt[name] = append(s.txt[name], text)
@@ -230,7 +249,8 @@ func (s *dnsServer) update(name string, record *dns.TXT) {
 	s.txt[name] = kept
 }
 
-func (s *dnsServer) records() int {
+// Records is how many TXT records there are.
+func (s *DNS) Records() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := 0
