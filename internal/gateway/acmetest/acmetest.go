@@ -9,7 +9,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -88,7 +88,7 @@ func (p *Server) RequireEAB(id string) (keyFile string) {
 func (p *Server) Validates(address string) {
 	_, text, _ := net.SplitHostPort(address)
 	port, _ := strconv.Atoi(text)
-	quiet := log.New(io.Discard, "", 0)
+	quiet := slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	p.db = db.NewMemoryStore()
 	if p.eab != "" {
 		if err := p.db.AddExternalAccountKeyByID(p.eab, eabKey); err != nil {
