@@ -150,7 +150,8 @@ type call struct {
 	root   string   // what stands in front of path instead of api/v1
 	query  url.Values
 	body   any       // nil: none
-	upload io.Reader // instead of body; the call is made once
+	upload io.Reader // instead of body, a tar archive; the call is made once
+	octets bool      // the upload is plain bytes
 	accept string
 	header http.Header
 }
@@ -262,6 +263,9 @@ func (c *Client) once(ctx context.Context, r call, body []byte, idempotency stri
 	switch {
 	case r.upload != nil:
 		req.Header.Set("Content-Type", "application/x-tar")
+		if r.octets {
+			req.Header.Set("Content-Type", "application/octet-stream")
+		}
 		req.Header.Set("Expect", "100-continue")
 	case len(body) > 0:
 		req.Header.Set("Content-Type", "application/json")

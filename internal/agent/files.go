@@ -54,6 +54,9 @@ func (s *Server) readFile(conn net.Conn, body json.RawMessage) error {
 	if !info.Mode().IsRegular() {
 		return fault.Invalidf("%s in the VM is no regular file", req.Path)
 	}
+	if err := seek(file, req); err != nil {
+		return err
+	}
 	err = accept(conn, guest.FileInfo{Path: req.Path, Size: info.Size(), Mode: info.Mode().Perm(), ModTime: info.ModTime()})
 	if err != nil {
 		return nil
@@ -79,7 +82,23 @@ func (s *Server) readFile(conn net.Conn, body json.RawMessage) error {
 	return nil
 }
 
-// writeFile takes data frames into a new file and puts it in place when they are complete.
+// seek goes to where a request begins.
+func seek(file *os.File, req guest.FileRequest) error {
+	if req.Offset == 0 {
+		return nil
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if req.Offset < 0 || req.Offset > info.Size() {
+		return fault.Invalidf("offset %d is not in %s in the VM, which has %d bytes", req.Offset, req.Path, info.Size())
+	}
+	_, err = file.Seek(req.Offset, io.SeekStart)
+	return err
+}
+
+// writeFile takes data frames into a new file and puts it in place when they are complete; or into the file that is there.
 func (s *Server) writeFile(conn net.Conn, body json.RawMessage) error {
 	var req guest.FileRequest
 	if err := decode(body, &req); err != nil {
@@ -134,6 +153,7 @@ type target struct {
 	file *os.File
 	temp string // "" when written in place
 	mode fs.FileMode
+	cut  bool // the file ends where the writing does
 }
 
 func openTarget(req guest.FileRequest) (*target, error) {
@@ -151,6 +171,12 @@ func openTarget(req guest.FileRequest) (*target, error) {
 		return nil, fault.Invalidf("%s in the VM is a directory, not a file", req.Path)
 	case exists && !info.Mode().IsRegular():
 		return nil, fault.Invalidf("%s in the VM is no regular file", req.Path)
+	}
+	if req.InPlace {
+		return t.openInPlace(req)
+	}
+	if req.Offset != 0 {
+		return nil, fault.Invalidf("an offset is for writing in place, into a file that is there")
 	}
 	dir := filepath.Dir(t.path)
 	if req.CreateDirs {
@@ -177,11 +203,26 @@ func openTarget(req guest.FileRequest) (*target, error) {
 	return nil, fault.Invalidf("write %s in the VM: %w", req.Path, err)
 }
 
+// openInPlace opens the file that is there, at the offset.
+func (t *target) openInPlace(req guest.FileRequest) (*target, error) {
+	file, err := os.OpenFile(t.path, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil, fault.NotFoundf("no file %s in the VM to be written in place", req.Path)
+	}
+	if err != nil {
+		return nil, fault.Invalidf("open %s in the VM: %w", req.Path, err)
+	}
+	if err := seek(file, req); err != nil {
+		_ = file.Close()
+		return nil, err
+	}
+	t.file, t.cut = file, true
+	return t, nil
+}
+
 func (t *target) commit() error {
 	if t.temp == "" {
-		err := t.file.Close()
-		t.file = nil
-		return err
+		return t.commitInPlace()
 	}
 	if err := t.file.Chmod(t.mode); err != nil {
 		return err
@@ -196,6 +237,19 @@ func (t *target) commit() error {
 	}
 	t.temp = ""
 	return nil
+}
+
+func (t *target) commitInPlace() error {
+	var err error
+	if t.cut {
+		var end int64
+		if end, err = t.file.Seek(0, io.SeekCurrent); err == nil {
+			err = t.file.Truncate(end)
+		}
+	}
+	err = errors.Join(err, t.file.Close())
+	t.file = nil
+	return err
 }
 
 // abort removes what was not committed.

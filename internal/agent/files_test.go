@@ -11,19 +11,20 @@ import (
 	"testing"
 
 	"vers/internal/fault"
+	"vers/internal/guest"
 )
 
 func TestFiles(t *testing.T) {
 	r := newRig(t)
 	path := filepath.Join(r.root, "new/dir/file")
 	content := bytes.Repeat([]byte("x1"), 500_000)
-	if err := r.client.WriteFile(t.Context(), path, 0, false, bytes.NewReader(content)); !fault.Is(err, fault.NotFound) {
+	if err := r.client.WriteFile(t.Context(), guest.FileRequest{Path: path}, bytes.NewReader(content)); !fault.Is(err, fault.NotFound) {
 		t.Errorf("missing directory: %v", err)
 	}
-	must(t, r.client.WriteFile(t.Context(), path, 0o750, true, bytes.NewReader(content)))
+	must(t, r.client.WriteFile(t.Context(), guest.FileRequest{Path: path, Mode: 0o750, CreateDirs: true}, bytes.NewReader(content)))
 	link := filepath.Join(r.root, "link")
 	must(t, os.Symlink(path, link))
-	body, info, err := r.client.ReadFile(t.Context(), link)
+	body, info, err := r.client.ReadFile(t.Context(), guest.FileRequest{Path: link})
 	must(t, err)
 	got, err := io.ReadAll(body)
 	must(t, err)
@@ -32,7 +33,7 @@ func TestFiles(t *testing.T) {
 		t.Errorf("%d bytes back, %+v", len(got), info)
 	}
 
-	must(t, r.client.WriteFile(t.Context(), link, 0, false, strings.NewReader("")))
+	must(t, r.client.WriteFile(t.Context(), guest.FileRequest{Path: link}, strings.NewReader("")))
 	if target, err := os.Readlink(link); err != nil || target != path {
 		t.Errorf("the link became %q, %v", target, err)
 	}
@@ -40,16 +41,16 @@ func TestFiles(t *testing.T) {
 		t.Errorf("after writing nothing: %v, %v", info, err)
 	}
 
-	_, _, err = r.client.ReadFile(t.Context(), "/proc/self/status")
+	_, _, err = r.client.ReadFile(t.Context(), guest.FileRequest{Path: "/proc/self/status"})
 	must(t, err)
 	for name, want := range map[string]fault.Kind{
 		"relative": fault.Invalid, r.root: fault.Invalid, "/dev/zero": fault.Invalid, "/no/such": fault.NotFound,
 		path + "/below": fault.NotFound,
 	} {
-		if _, _, err := r.client.ReadFile(t.Context(), name); !fault.Is(err, want) {
+		if _, _, err := r.client.ReadFile(t.Context(), guest.FileRequest{Path: name}); !fault.Is(err, want) {
 			t.Errorf("read %s: %v", name, err)
 		}
-		if err := r.client.WriteFile(t.Context(), name, 0, false, strings.NewReader("x")); !fault.Is(err, want) && name != "/no/such" {
+		if err := r.client.WriteFile(t.Context(), guest.FileRequest{Path: name}, strings.NewReader("x")); !fault.Is(err, want) && name != "/no/such" {
 			t.Errorf("write %s: %v", name, err)
 		}
 	}
@@ -61,7 +62,7 @@ func TestIncompleteFile(t *testing.T) {
 	path := filepath.Join(r.root, "file")
 	must(t, os.WriteFile(path, []byte("old"), 0o644))
 	broken := errors.New("source broke")
-	err := r.client.WriteFile(t.Context(), path, 0, false, io.MultiReader(strings.NewReader("new"), failing{broken}))
+	err := r.client.WriteFile(t.Context(), guest.FileRequest{Path: path}, io.MultiReader(strings.NewReader("new"), failing{broken}))
 	if !errors.Is(err, broken) {
 		t.Errorf("error %v", err)
 	}
@@ -113,5 +114,45 @@ func echo(l net.Listener) {
 			_, _ = io.Copy(conn, conn)
 			_ = conn.Close()
 		}()
+	}
+}
+
+// What is written in place stays, also when the rest does not come; a whole transfer ends the file.
+func TestWriteInPlace(t *testing.T) {
+	r := newRig(t)
+	path := filepath.Join(r.root, "file")
+	req := guest.FileRequest{Path: path, InPlace: true}
+	if err := r.client.WriteFile(t.Context(), req, strings.NewReader("x")); !fault.Is(err, fault.NotFound) {
+		t.Errorf("no file: %v", err)
+	}
+	must(t, os.WriteFile(path, []byte("0123456789"), 0o751))
+	req.Offset = 4
+	broken := errors.New("source broke")
+	long := strings.Repeat("a", 3*guest.MaxChunk)
+	if err := r.client.WriteFile(t.Context(), req, io.MultiReader(strings.NewReader(long), failing{broken})); !errors.Is(err, broken) {
+		t.Errorf("error %v", err)
+	}
+	r.eventually("what has come is there", func() bool { return strings.HasPrefix(r.read("file"), "0123aaaa") })
+	must(t, r.client.WriteFile(t.Context(), req, strings.NewReader("bcd")))
+	if got := r.read("file"); got != "0123bcd" {
+		t.Errorf("the file is now %q", got)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o751 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	body, _, err := r.client.ReadFile(t.Context(), guest.FileRequest{Path: path, Offset: 5})
+	must(t, err)
+	if got, err := io.ReadAll(body); err != nil || string(got) != "cd" {
+		t.Errorf("from byte 5: %q, %v", got, err)
+	}
+	must(t, body.Close())
+	for _, offset := range []int64{-1, 8} {
+		req.Offset = offset
+		if err := r.client.WriteFile(t.Context(), req, strings.NewReader("x")); !fault.Is(err, fault.Invalid) {
+			t.Errorf("write at %d: %v", offset, err)
+		}
+		if _, _, err := r.client.ReadFile(t.Context(), guest.FileRequest{Path: path, Offset: offset}); !fault.Is(err, fault.Invalid) {
+			t.Errorf("read at %d: %v", offset, err)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -294,6 +295,7 @@ func (c *copying) once(ctx context.Context, result *copyResult, again bool) (mov
 	defer copier.Close()
 	c.failed = nil
 	copier.Recursive = c.recursive
+	copier.Contents = contents{c.client, c.vm.ID}
 	copier.Failed = func(path string, err error) {
 		c.failed = append(c.failed, copyFailed{path, err.Error()})
 		c.app.Streams.note("Error: %s: %v", clean(path), err)
@@ -306,6 +308,58 @@ func (c *copying) once(ctx context.Context, result *copyResult, again bool) (mov
 	}
 	c.tell(result, &copier.Counts)
 	return copier.Counts.Bytes.Load() > 0, err
+}
+
+// contents takes the bytes of large files past SSH, whose encryption costs more in a guest than all else.
+type contents struct {
+	client *api.Client
+	vmID   string
+}
+
+// Open implements transfer.Contents.
+func (c contents) Open(ctx context.Context, path string, offset int64) (io.ReadCloser, error) {
+	content, err := c.client.OpenContent(ctx, c.vmID, path, offset)
+	if err != nil {
+		return nil, sameFate(ctx, err)
+	}
+	return reading{content, ctx}, nil
+}
+
+// Write implements transfer.Contents.
+func (c contents) Write(ctx context.Context, path string, offset int64, r io.Reader) error {
+	return sameFate(ctx, c.client.WriteContent(ctx, c.vmID, path, api.ContentOptions{InPlace: true, Offset: offset}, r))
+}
+
+// reading is content whose reading may break.
+type reading struct {
+	io.ReadCloser
+	ctx context.Context
+}
+
+// Read implements io.Reader.
+func (r reading) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = sameFate(r.ctx, err)
+	}
+	return n, err
+}
+
+// sameFateLimit is how long the end of the SSH connection may be heard after that of a call at the same server.
+const sameFateLimit = time.Second
+
+// sameFate explains a call that broke because the server went away: the connection that ctx stands for ends with it, a moment
+// sooner or later, and that is what is to be told.
+func sameFate(ctx context.Context, err error) error {
+	if err == nil || api.StatusOf(err) != 0 {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(sameFateLimit):
+		return err
+	}
 }
 
 // cleaningLimit is how long unfinished files may be tidied up after an interruption.

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"io/fs"
 	"net"
 
 	"vers/internal/fault"
@@ -121,9 +120,9 @@ func (c *Client) Attach(ctx context.Context, req AttachRequest) (*Stream, error)
 }
 
 // ReadFile opens a file of the guest. ctx bounds the reading. The content ends with io.EOF only if it is complete.
-func (c *Client) ReadFile(ctx context.Context, path string) (io.ReadCloser, FileInfo, error) {
+func (c *Client) ReadFile(ctx context.Context, req FileRequest) (io.ReadCloser, FileInfo, error) {
 	var info FileInfo
-	r, err := c.download(ctx, OpRead, FileRequest{Path: path}, &info)
+	r, err := c.download(ctx, OpRead, req, &info)
 	return r, info, err
 }
 
@@ -142,9 +141,10 @@ func (c *Client) download(ctx context.Context, op string, body, result any) (io.
 	return &fileReader{conn: conn, stop: stop, frames: NewFrameReader(bufio.NewReaderSize(conn, MaxChunk))}, nil
 }
 
-// WriteFile writes a file of the guest at once or not at all. mode 0 means 0644.
-func (c *Client) WriteFile(ctx context.Context, path string, mode fs.FileMode, createDirs bool, r io.Reader) error {
-	return c.upload(ctx, OpWrite, FileRequest{Path: path, Mode: mode.Perm(), CreateDirs: createDirs}, r)
+// WriteFile writes a file of the guest: at once or not at all, or with InPlace as the bytes come. Mode 0 means 0644.
+func (c *Client) WriteFile(ctx context.Context, req FileRequest, r io.Reader) error {
+	req.Mode = req.Mode.Perm()
+	return c.upload(ctx, OpWrite, req, r)
 }
 
 // Unpack writes the entries of a tar archive in the guest, with their modes, owners, times and extended attributes. Missing

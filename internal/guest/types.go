@@ -212,6 +212,9 @@ type FileRequest struct {
 	Path       string      `json:"path"` // absolute
 	Mode       fs.FileMode `json:"mode,omitempty"`
 	CreateDirs bool        `json:"create_dirs,omitempty"`
+	Offset     int64       `json:"offset,omitempty"` // byte to begin at; for writing only with InPlace
+	// InPlace writes into the file that is there, which ends after the last byte. What has come stays, however it ends.
+	InPlace bool `json:"in_place,omitempty"`
 }
 
 // FileInfo describes a file that is read.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"reflect"
@@ -96,8 +97,13 @@ type operation struct {
 	public       bool   // needs no key
 	root         bool   // Path is not below /api/v1
 	hidden       bool   // an alias
-	upload       string // what the body is, if it is an archive; the handler reads it (UploadInput)
+	upload       string // what the body is, if the handler reads it as it comes (UploadInput)
+	uploadType   string // its media type; "": a tar archive
 	responses    map[string]*huma.Response
+}
+
+func binary() *huma.MediaType {
+	return &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}
 }
 
 // add registers an endpoint.
@@ -112,8 +118,8 @@ func add[I, O any](s *Server, o operation, handle func(ctx context.Context, in *
 		op.Path = o.path
 	}
 	if o.upload != "" {
-		archive := &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}
-		op.RequestBody = &huma.RequestBody{Description: o.upload, Required: true, Content: map[string]*huma.MediaType{"application/x-tar": archive}}
+		op.RequestBody = &huma.RequestBody{Description: o.upload, Required: true,
+			Content: map[string]*huma.MediaType{cmp.Or(o.uploadType, "application/x-tar"): binary()}}
 	}
 	s.actions[o.method+" "+op.Path] = o.id
 	if o.status == 0 {

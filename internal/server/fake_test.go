@@ -410,20 +410,29 @@ func (g *fakeGuest) Logs(_ context.Context, req guest.LogsRequest) (guest.Logs, 
 	return g.logs, nil
 }
 
-func (g *fakeGuest) ReadFile(_ context.Context, name string) (io.ReadCloser, guest.FileInfo, error) {
-	content, ok := g.files[name]
-	if !ok {
-		return nil, guest.FileInfo{}, fault.NotFoundf("file %s not found", name)
+func (g *fakeGuest) ReadFile(_ context.Context, req guest.FileRequest) (io.ReadCloser, guest.FileInfo, error) {
+	content, ok := g.files[req.Path]
+	switch {
+	case !ok:
+		return nil, guest.FileInfo{}, fault.NotFoundf("file %s not found", req.Path)
+	case req.Offset > int64(len(content)):
+		return nil, guest.FileInfo{}, fault.Invalidf("offset %d is not in the file", req.Offset)
 	}
-	return io.NopCloser(bytes.NewReader(content)), guest.FileInfo{}, nil
+	return io.NopCloser(bytes.NewReader(content[req.Offset:])), guest.FileInfo{Size: int64(len(content))}, nil
 }
 
-func (g *fakeGuest) WriteFile(_ context.Context, name string, mode fs.FileMode, createDirs bool, r io.Reader) error {
-	if path.Dir(name) != "/etc" && !createDirs {
-		return fault.NotFoundf("directory %s not found", path.Dir(name))
+func (g *fakeGuest) WriteFile(_ context.Context, req guest.FileRequest, r io.Reader) error {
+	there, ok := g.files[req.Path]
+	switch {
+	case path.Dir(req.Path) != "/etc" && !req.CreateDirs:
+		return fault.NotFoundf("directory %s not found", path.Dir(req.Path))
+	case req.InPlace && !ok:
+		return fault.NotFoundf("file %s not found", req.Path)
+	case req.Offset > int64(len(there)):
+		return fault.Invalidf("offset %d is not in the file", req.Offset)
 	}
 	content, err := io.ReadAll(r)
-	g.files[name], g.mode = content, mode
+	g.files[req.Path], g.mode = append(there[:req.Offset:req.Offset], content...), req.Mode
 	return err
 }
 

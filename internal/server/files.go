@@ -14,7 +14,7 @@ import (
 	"vers/internal/guest"
 )
 
-// fileLimit bounds files in both directions: they travel inside JSON. Larger ones go over SSH.
+// fileLimit bounds files in both directions: they travel inside JSON. Larger ones go as they are (contents.go).
 const fileLimit = 64 << 20
 
 const defaultFileMode = 0o644
@@ -26,6 +26,7 @@ func (s *Server) routeFiles() {
 		summary: "Read a file of a running VM", tag: "Files"}, s.readFile)
 	add(s, operation{method: http.MethodPut, path: "/vm/{id}/files", id: "write-file",
 		summary: "Write a file of a running VM", tag: "Files"}, s.writeFile)
+	s.routeContents()
 }
 
 type logsInput struct {
@@ -78,7 +79,7 @@ func (s *Server) readFile(ctx context.Context, in *readFileInput) (*output[api.F
 	if err != nil {
 		return nil, err
 	}
-	file, _, err := access.ReadFile(ctx, in.Path)
+	file, _, err := access.ReadFile(ctx, guest.FileRequest{Path: in.Path})
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +89,7 @@ func (s *Server) readFile(ctx context.Context, in *readFileInput) (*output[api.F
 		return nil, err
 	}
 	if len(content) > fileLimit {
-		return nil, fmt.Errorf("file %s is %w for this call: at most %d MiB are possible, copy it over SSH", in.Path, errTooLarge, fileLimit>>20)
+		return nil, fmt.Errorf("file %s is %w for this call: at most %d MiB are possible, any size at /files/content", in.Path, errTooLarge, fileLimit>>20)
 	}
 	return reply(api.FileContent{Content: content}), nil
 }
@@ -117,11 +118,12 @@ func (s *Server) writeFile(ctx context.Context, in *writeFileInput) (*none, erro
 		}
 	}
 	if len(b.Content) > fileLimit {
-		return nil, fmt.Errorf("the content is %w for this call: at most %d MiB are possible, copy it over SSH", errTooLarge, fileLimit>>20)
+		return nil, fmt.Errorf("the content is %w for this call: at most %d MiB are possible, any size at /files/content", errTooLarge, fileLimit>>20)
 	}
 	access, err := s.access(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
-	return &none{}, access.WriteFile(ctx, b.Path, mode, b.CreateDirs != nil && *b.CreateDirs, bytes.NewReader(b.Content))
+	req := guest.FileRequest{Path: b.Path, Mode: mode, CreateDirs: b.CreateDirs != nil && *b.CreateDirs}
+	return &none{}, access.WriteFile(ctx, req, bytes.NewReader(b.Content))
 }

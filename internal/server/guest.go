@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"io"
-	"io/fs"
 	"net"
 
 	"vers/internal/deploy"
@@ -18,8 +17,8 @@ type guestAccess interface {
 	Attach(ctx context.Context, req guest.AttachRequest) (eventStream, error)
 	Signal(ctx context.Context, execID, signal string) error
 	Logs(ctx context.Context, req guest.LogsRequest) (guest.Logs, error)
-	ReadFile(ctx context.Context, path string) (io.ReadCloser, guest.FileInfo, error)
-	WriteFile(ctx context.Context, path string, mode fs.FileMode, createDirs bool, r io.Reader) error
+	ReadFile(ctx context.Context, req guest.FileRequest) (io.ReadCloser, guest.FileInfo, error)
+	WriteFile(ctx context.Context, req guest.FileRequest, r io.Reader) error
 	SSH(ctx context.Context) (net.Conn, error)
 	Unpack(ctx context.Context, req guest.UnpackRequest, archive io.Reader) error
 	Pack(ctx context.Context, req guest.PackRequest) (io.ReadCloser, error)
@@ -81,13 +80,13 @@ func (a agent) Logs(ctx context.Context, req guest.LogsRequest) (guest.Logs, err
 	return logs, a.explain(err)
 }
 
-func (a agent) ReadFile(ctx context.Context, path string) (io.ReadCloser, guest.FileInfo, error) {
-	content, info, err := a.client.ReadFile(ctx, path)
+func (a agent) ReadFile(ctx context.Context, req guest.FileRequest) (io.ReadCloser, guest.FileInfo, error) {
+	content, info, err := a.client.ReadFile(ctx, req)
 	return content, info, a.explain(err)
 }
 
-func (a agent) WriteFile(ctx context.Context, path string, mode fs.FileMode, createDirs bool, r io.Reader) error {
-	return a.explain(a.client.WriteFile(ctx, path, mode, createDirs, r))
+func (a agent) WriteFile(ctx context.Context, req guest.FileRequest, r io.Reader) error {
+	return a.explain(a.client.WriteFile(ctx, req, r))
 }
 
 func (a agent) SSH(ctx context.Context) (net.Conn, error) {

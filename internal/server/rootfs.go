@@ -105,7 +105,7 @@ func (s *Server) buildRootfs(ctx context.Context, in *buildRootfsInput) (*huma.S
 	req.Replace = true
 	d := images.Dockerfile{Path: in.Dockerfile, Args: args, Target: in.Target, NoCache: in.NoCache, Folder: in.Folder}
 	began := time.Now()
-	return s.receive(in.UploadInput, func(ctx context.Context, u *upload) {
+	return s.receive(in.UploadInput, s.Images.Limit, func(ctx context.Context, u *upload) {
 		req.Log, req.Began = u.log, u.begin
 		built, err := service.Build(ctx, req, d, u.body)
 		if err != nil {

@@ -21,11 +21,12 @@ import (
 
 // Uploads are read as they come and never held in memory, so they pass by readBody and by what repeats answers.
 
-// streamed reports that the body of a request is an archive.
+// streamed reports that the body of a request is read as it comes.
 func streamed(r *http.Request) bool {
 	switch r.Method {
 	case http.MethodPut:
-		return strings.HasPrefix(r.URL.Path, "/api/v1/rootfs/") || strings.HasPrefix(r.URL.Path, "/api/rootfs/")
+		return strings.HasPrefix(r.URL.Path, "/api/v1/rootfs/") || strings.HasPrefix(r.URL.Path, "/api/rootfs/") ||
+			strings.HasSuffix(r.URL.Path, "/files/content")
 	case http.MethodPost:
 		return r.URL.Path == "/api/v1/images/upload" || r.URL.Path == "/api/v1/builds"
 	}
@@ -70,7 +71,7 @@ func (s *Server) uploadImage(ctx context.Context, in *uploadImageInput) (*huma.S
 	req := s.imageRequest(ctx, in.Name)
 	req.Replace, req.SizeMiB, req.Description, req.Keep = in.Replace, in.SizeMiB, optional(in.Description), in.Keep
 	req.RootFS = in.RootFS
-	return s.receive(in.UploadInput, func(ctx context.Context, u *upload) {
+	return s.receive(in.UploadInput, s.Images.Limit, func(ctx context.Context, u *upload) {
 		u.status = http.StatusCreated
 		made, err := service.Upload(ctx, req, config, u.body)
 		if err != nil {
@@ -95,7 +96,7 @@ func readImageConfig(text string) (config catalog.ImageConfig, err error) {
 	return config, nil
 }
 
-// upload is one request with an archive and its answer.
+// upload is one request with a body that is read as it comes, and its answer.
 type upload struct {
 	s       *Server
 	ctx     context.Context
@@ -110,16 +111,23 @@ type upload struct {
 	begun bool // lines are sent
 }
 
+// stallLimit is how long a client may send nothing of a body that may take as long as it needs.
+const stallLimit = 2 * time.Minute
+
 // receive lets do read the body of a request and answer it. A client that goes away ends the context; one that sends slowly
-// is not waited for beyond the limit of an image's making.
-func (s *Server) receive(in UploadInput, do func(ctx context.Context, u *upload)) *huma.StreamResponse {
+// is not waited for beyond the limit, which do has too; 0: beyond the time in which nothing comes.
+func (s *Server) receive(in UploadInput, limit time.Duration, do func(ctx context.Context, u *upload)) *huma.StreamResponse {
 	return &huma.StreamResponse{Body: func(huma.Context) {
 		r, w := humago.Unwrap(in.hc)
 		u := &upload{s: s, ctx: r.Context(), w: w, control: http.NewResponseController(w), body: &arriving{r: r.Body, asks: r.Header.Get("Expect") != ""}, status: http.StatusOK,
 			lines: strings.Contains(notesOf(r.Context()).accept, "application/x-ndjson")}
 		u.log = buildLog{u}
-		// The service's own limit ends first; this only wakes a read that would go on waiting.
-		_ = u.control.SetReadDeadline(time.Now().Add(s.Images.Limit + time.Second)) // tests without a connection have no deadlines
+		// Tests without a connection have no deadlines.
+		if limit > 0 { // do's own limit ends first; this only wakes a read that would go on waiting
+			_ = u.control.SetReadDeadline(time.Now().Add(limit + time.Second))
+		} else {
+			u.body.reading = func() { _ = u.control.SetReadDeadline(time.Now().Add(stallLimit)) }
+		}
 		do(r.Context(), u)
 		if u.body.open() {
 			u.drain()
@@ -130,14 +138,18 @@ func (s *Server) receive(in UploadInput, do func(ctx context.Context, u *upload)
 
 // arriving is a body of which we know whether its client still sends.
 type arriving struct {
-	r     io.Reader
-	asks  bool // the client sends nothing before we read
-	read  bool
-	ended bool
+	r       io.Reader
+	asks    bool // the client sends nothing before we read
+	read    bool
+	ended   bool
+	reading func() // before each reading; may be nil
 }
 
 func (a *arriving) Read(p []byte) (int, error) {
 	a.read = true
+	if a.reading != nil {
+		a.reading()
+	}
 	n, err := a.r.Read(p)
 	a.ended = a.ended || err != nil
 	return n, err
@@ -149,6 +161,7 @@ func (a *arriving) open() bool { return !a.ended && (a.read || !a.asks) }
 const drainTime = 3 * time.Second
 
 func (u *upload) drain() {
+	u.body.reading = nil
 	if u.control.SetReadDeadline(time.Now().Add(drainTime)) == nil {
 		_, _ = io.Copy(io.Discard, u.body)
 	}

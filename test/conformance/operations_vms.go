@@ -27,6 +27,24 @@ func (w *world) noSuchVM(vm string) {
 	}
 }
 
+// contents: "0123456789" is in a file. What is written in place begins at the offset, and the file ends after it.
+func (w *world) contents(path string) {
+	file := "path=/root/deep/content"
+	for _, step := range []struct{ query, raw, want string }{
+		{"&in_place=true&offset=4", "abc", "0123abc"},
+		{"&in_place=true&offset=7", "", "0123abc"},
+		{"&in_place=true", "new", "new"},
+		{"", "", ""},
+	} {
+		if a := w.send(call{method: "PUT", path: path, query: file + step.query, raw: step.raw, contentType: "application/octet-stream", key: w.target.Key}); a.status != 200 {
+			w.t.Fatalf("%s: %s", step.query, a)
+		}
+		if a := w.send(call{method: "GET", path: path, query: file, key: w.target.Key}); a.status != 200 || a.body != step.want {
+			w.t.Errorf("after %q: %s, want %q", step.query, a, step.want)
+		}
+	}
+}
+
 func vmOperations() map[string]operation {
 	shared := at("id", (*world).vm)
 	sizes := func(field string, value any) func(*world, map[string]string) object {
@@ -290,6 +308,36 @@ func commandOperations() map[string]operation {
 				{why: "no such directory", body: fixed(object{"path": "/no/such/dir/x", "content_b64": ""}), status: 404},
 				{why: "a directory", body: fixed(object{"path": "/root", "content_b64": ""}), status: 400},
 			}},
+		"write-content": {status: 200, secret: true, path: shared, query: "path=/root/deep/content&mode=600&create_dirs=true", raw: func(*world) string { return "0123456789" },
+			check: func(w *world, _ answer, path map[string]string) {
+				w.contents("/api/v1/vm/" + path["id"] + "/files/content")
+			},
+			refused: []refusal{
+				{why: "relative path", query: "path=x", status: 400},
+				{why: "no path", query: "mode=600", status: 400},
+				{why: "decimal mode", query: "path=/root/x&mode=0x1ff", status: 400, says: "octal"},
+				{why: "set-user-ID", query: "path=/root/x&mode=4755", status: 400, says: "octal"},
+				{why: "no such directory", query: "path=/no/such/dir/x", status: 404},
+				{why: "a directory", query: "path=/root", status: 400},
+				{why: "in place, and nothing there", query: "path=/root/none&in_place=true", status: 404},
+				{why: "offset, not in place", query: "path=/root/none&offset=1", status: 400, says: "in place"},
+			}},
+		"read-content": {status: 200, path: func(w *world) map[string]string {
+			w.do("PUT", "/vm/"+w.vm()+"/files", object{"path": "/root/to-read", "content_b64": "AAE="})
+			return shared(w)
+		}, query: "path=/root/to-read&offset=1", refused: []refusal{
+			{why: "no such file", query: "path=/no/such", status: 404},
+			{why: "relative path", query: "path=x", status: 400},
+			{why: "no path", query: "offset=1", status: 400},
+			{why: "a directory", query: "path=/root", status: 400},
+			{why: "a device", query: "path=/dev/zero", status: 400},
+			{why: "beyond the end", query: "path=/root/to-read&offset=3", status: 400, says: "offset"},
+			{why: "before the beginning", query: "path=/root/to-read&offset=-1", status: 400},
+		}, check: func(w *world, a answer, _ map[string]string) {
+			if a.body != "\x01" || a.header.Get("Content-Length") != "1" {
+				w.t.Errorf("%q: %s", a.body, a)
+			}
+		}},
 		"read-file": {status: 200, path: func(w *world) map[string]string {
 			w.do("PUT", "/vm/"+w.vm()+"/files", object{"path": "/root/to-read", "content_b64": "AAE="})
 			return shared(w)

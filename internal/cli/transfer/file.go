@@ -10,8 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
-
-	"github.com/pkg/sftp"
+	"sync/atomic"
 
 	"vers/internal/fault"
 	"vers/internal/partial"
@@ -47,7 +46,7 @@ func (w *work) file(name, target string, info fs.FileInfo) error {
 	if err != nil {
 		return err
 	}
-	_, err = w.pour(dst, src)
+	err = w.pour(dst, src, name, temp, info.Size())
 	keep := err != nil && temp == partName(target)
 	if err == nil {
 		err = w.dst.SetAttrs(temp, info, there)
@@ -147,17 +146,69 @@ func (w *work) same(src file, dst io.ReadSeeker, name, target string, n int64) (
 }
 
 // pour copies the content, from where both files are.
-func (w *work) pour(dst, src file) (int64, error) {
-	counted := &w.Counts.Bytes
-	if concurrent, ok := dst.(interface {
+func (w *work) pour(dst, src file, name, temp string, size int64) error {
+	at, err := src.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	large := w.Contents != nil && size-at >= leastContent
+	switch _, upload := w.dst.(remote); {
+	case large && upload:
+		return w.send(w.ctx, src, temp, at)
+	case large:
+		return w.receive(w.ctx, name, at, dst)
+	case upload:
+		return w.sendSlow(w.ctx, src, dst)
+	}
+	return receiveSlow(w.ctx, src, dst, &w.Counts.Bytes)
+}
+
+// send writes what r gives to a file of the VM that is there.
+func (c *Copier) send(ctx context.Context, r io.Reader, to string, offset int64) error {
+	path, err := c.absolute(to)
+	if err != nil {
+		return err
+	}
+	return c.Contents.Write(ctx, path, offset, io.TeeReader(stopping{ctx, r}, counter{&c.Counts.Bytes}))
+}
+
+// receive writes a file of the VM to w.
+func (c *Copier) receive(ctx context.Context, from string, offset int64, w io.Writer) error {
+	path, err := c.absolute(from)
+	if err != nil {
+		return err
+	}
+	content, err := c.Contents.Open(ctx, path, offset)
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	_, err = io.Copy(io.MultiWriter(refusing{ctx, w}, counter{&c.Counts.Bytes}), content)
+	return err
+}
+
+// sendSlow is send over SFTP, to an open file.
+func (c *Copier) sendSlow(ctx context.Context, r io.Reader, to file) error {
+	concurrent := to.(interface {
 		ReadFromWithConcurrency(r io.Reader, concurrency int) (int64, error)
-	}); ok {
-		return concurrent.ReadFromWithConcurrency(io.TeeReader(stopping{w.ctx, src}, counter{counted}), requestsPerFile)
+	})
+	_, err := concurrent.ReadFromWithConcurrency(io.TeeReader(stopping{ctx, r}, counter{&c.Counts.Bytes}), requestsPerFile)
+	return err
+}
+
+// receiveSlow is receive over SFTP, from an open file.
+func receiveSlow(ctx context.Context, from file, w io.Writer, counted *atomic.Int64) error {
+	_, err := from.(io.WriterTo).WriteTo(io.MultiWriter(refusing{ctx, w}, counter{counted}))
+	return err
+}
+
+// absolute gives the absolute path of a file of the VM.
+func (c *Copier) absolute(name string) (string, error) {
+	if path.IsAbs(name) {
+		return name, nil
 	}
-	if remote, ok := src.(*sftp.File); ok {
-		return remote.WriteTo(io.MultiWriter(refusing{w.ctx, dst}, counter{counted}))
-	}
-	return io.Copy(dst, stopping{w.ctx, src})
+	home, err := c.home()
+	return path.Join(home, name), err
 }
 
 // stopping is a reader that ends with a context.
@@ -226,7 +277,11 @@ func (c *Copier) UploadStream(ctx context.Context, r io.Reader, to string) error
 	if err != nil {
 		return plain(err)
 	}
-	_, err = f.(*sftp.File).ReadFromWithConcurrency(io.TeeReader(stopping{ctx, r}, counter{&c.Counts.Bytes}), requestsPerFile)
+	if c.Contents != nil {
+		err = c.send(ctx, r, temp, 0)
+	} else {
+		err = c.sendSlow(ctx, r, f)
+	}
 	if err == nil {
 		err = dst.setAttrs(temp, mode, there)
 	}
@@ -259,7 +314,11 @@ func (c *Copier) DownloadStream(ctx context.Context, from string, w io.Writer) e
 	}
 	defer f.Close()
 	c.Counts.Size.Store(info.Size())
-	_, err = f.WriteTo(io.MultiWriter(refusing{ctx, w}, counter{&c.Counts.Bytes}))
+	if c.Contents != nil && info.Size() >= leastContent {
+		err = c.receive(ctx, remotePath(from), 0, w)
+	} else {
+		err = receiveSlow(ctx, f, w, &c.Counts.Bytes)
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

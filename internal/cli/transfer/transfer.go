@@ -1,5 +1,5 @@
-// Package transfer copies files and folders between this machine and a VM, over SFTP. A file appears whole: it is written
-// under another name in its folder and renamed. A copy of a large file that was interrupted goes on where it stopped, after
+// Package transfer copies files and folders between this machine and a VM, over SFTP; the bytes of large files take a
+// shorter way (Contents). A file appears whole: it is written under another name in its folder and renamed. A copy of a large file that was interrupted goes on where it stopped, after
 // what is there was compared (internal/partial). Nothing is ever written outside of the local destination, whatever names
 // and links the VM shows.
 package transfer
@@ -30,11 +30,22 @@ const (
 	// LeastResumed is the size of the smallest files whose copy can go on, in bytes. Smaller ones are copied again sooner
 	// than they are compared.
 	LeastResumed = 8 << 20
+	// leastContent is the size of the smallest files that a call of their own is worth, in bytes.
+	leastContent = 256 << 10
 )
+
+// Contents are the bytes of large files, on a shorter way than SFTP. Paths are absolute.
+type Contents interface {
+	// Open reads a file from a byte on.
+	Open(ctx context.Context, path string, offset int64) (io.ReadCloser, error)
+	// Write writes into a file that is there, from a byte on, and ends it after the last one.
+	Write(ctx context.Context, path string, offset int64, r io.Reader) error
+}
 
 // Copier copies over one SSH connection. Its fields are set before use.
 type Copier struct {
 	SSH       *ssh.Client
+	Contents  Contents // nil: all goes over SFTP
 	Recursive bool
 	// Failed is told about every file or folder that could not be copied while the rest goes on. It is not called at the
 	// same time by several goroutines.
@@ -43,8 +54,9 @@ type Copier struct {
 	Counts Counts
 
 	files  *sftp.Client
-	mu     sync.Mutex // around Failed
-	failed error      // the first one
+	home   func() (string, error) // where relative paths of the VM begin
+	mu     sync.Mutex             // around Failed
+	failed error                  // the first one
 }
 
 // Counts tells how far a copy is.
@@ -62,7 +74,7 @@ func New(client *ssh.Client) (*Copier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open SFTP: %w", err)
 	}
-	return &Copier{SSH: client, files: files, Failed: func(string, error) {}}, nil
+	return &Copier{SSH: client, files: files, home: sync.OnceValues(files.Getwd), Failed: func(string, error) {}}, nil
 }
 
 // Close ends SFTP, not the connection.
