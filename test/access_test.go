@@ -257,8 +257,10 @@ find . -mindepth 1 ! -type l -printf '%p %y %m %Ts\n' -o -type l -printf '%p %l\
 	if curl == nil {
 		t.Fatal("docs/access.md does not show how to copy without vers")
 	}
-	u.run("head -c 100000 /dev/urandom > dump.sql; VM=$(vers info dev --json | jq -r .vm_id)\n" + curl[1] + "tail -c +1001 dump.sql | cmp - rest.sql")
-	u.run("vers exec dev chown 33:33 /srv/tree/-rf && vers copy dev tree/-rf :/srv/tree/-rf")
+	web := *u
+	web.onHTTP()
+	web.run("set -e; head -c 100000 /dev/urandom > dump.sql; VM=$(vers info dev --json | jq -r .vm_id)\n" + curl[1] + "tail -c +1001 dump.sql | cmp - rest.sql")
+	u.run("vers exec dev chown 33:33 /srv/tree/-rf && vers copy tree/-rf dev:/srv/tree/-rf && vers copy dev:/srv/tree/-rf again && cmp tree/-rf again")
 	if owner := u.run("vers exec dev stat -c %u:%g -- /srv/tree/-rf"); owner != "33:33" {
 		t.Errorf("owner of a replaced file: %s", owner)
 	}

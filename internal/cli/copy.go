@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,7 +31,7 @@ func (a *App) copyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "copy [vm|alias] <source> <destination>", Aliases: []string{"cp"}, Short: "Copy files into a VM, or out of it",
 		Long: `Copy a file, or with -r a folder, between this machine and a VM (default: HEAD). A leading ':' marks the path
-in the VM; relative ones begin at root's home. Without a ':', the path that begins with a slash is the one in
+in the VM, a VM's name and ':' too, as with scp; relative ones begin at root's home. Without a ':', the path that begins with a slash is the one in
 the VM; if that decides nothing, it is an upload if the source is on this machine, else a download. '-' is
 standard input or output.
 
@@ -44,7 +45,7 @@ there already are not copied again. A lost connection is made again by itself. W
 the rest is copied, and the exit code is that of the first failure. Nothing is written outside of a local
 destination, whatever links are in it. A paused VM is resumed.`,
 		Example: `  vers copy dev app.tar.gz :/srv/
-  vers copy dev :/var/log/app.log .
+  vers copy dev:/var/log/app.log .
   vers copy -r dev ./site :/var/www/site
   pg_dump shop | vers copy dev - :/root/shop.sql
   vers copy :/etc/os-release - | grep VERSION`,
@@ -98,8 +99,8 @@ func (a *App) copy(ctx context.Context, o copyOptions) error {
 	case o.timeout < 0:
 		return fault.Invalidf("invalid timeout %d (must not be negative)", o.timeout)
 	}
-	paths := o.args[len(o.args)-2:]
-	r, err := a.route(paths[0], paths[1])
+	vm, from, to := a.splitCopy(o.args)
+	r, err := a.route(from, to)
 	if err != nil {
 		return err
 	}
@@ -112,7 +113,7 @@ func (a *App) copy(ctx context.Context, o copyOptions) error {
 	if err != nil {
 		return err
 	}
-	t, err := a.target(ctx, strings.Join(o.args[:len(o.args)-2], ""))
+	t, err := a.target(ctx, vm)
 	if err != nil {
 		return err
 	}
@@ -146,6 +147,25 @@ func (a *App) copy(ctx context.Context, o copyOptions) error {
 		return &withMessage{message: fmt.Sprintf("%s could not be copied", count(int64(len(result.Failed)), "entry", "entries")), err: err}
 	}
 	return t.missing(err)
+}
+
+// splitCopy takes the VM and the paths from two or three arguments. Of two, one may be "vm:path", unless a file of this machine
+// is called so.
+func (a *App) splitCopy(args []string) (vm, from, to string) {
+	if len(args) == 3 {
+		return args[0], args[1], args[2]
+	}
+	paths := slices.Clone(args)
+	for i, typed := range paths {
+		name, path, found := strings.Cut(typed, ":")
+		if !found || name == "" || strings.ContainsAny(name, `/\`) || vm != "" && name != vm || filepath.VolumeName(typed) != "" {
+			continue
+		}
+		if _, err := os.Lstat(a.localPath(typed)); err != nil {
+			vm, paths[i] = name, ":"+path
+		}
+	}
+	return vm, paths[0], paths[1]
 }
 
 // route decides which of two paths is the VM's (spec/cli.md 9.3).
