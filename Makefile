@@ -17,7 +17,7 @@ help:
 	@echo 'make demo      a VM that is changed, committed, restored and branched (root; a minute the first time)'
 	@echo 'make test      everything that CI checks (ACCEL=kvm: on KVM instead of what is proven to work)'
 	@echo 'make test-images  bake, check and fork all supported images (half an hour where nothing accelerates VMs)'
-	@echo 'make bench     measure; QUICK=1 for three minutes. Writes bench/results'
+	@echo 'make bench     measure; QUICK=1 for three minutes, ONLY=copy,tree. Writes bench/results'
 	@echo 'make lint      gofmt, go vet, golangci-lint'
 	@echo 'make install   programs to $(PREFIX)/bin, the systemd unit and the configuration to their places'
 	@echo 'make up        a development server with its data in .dev; prints the exports for a shell: eval "$$(make up)"'
@@ -47,7 +47,7 @@ test-images: deps
 
 bench: deps build
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/bench ./bench
-	@bin/bench $(if $(QUICK),-quick)
+	@bin/bench $(if $(QUICK),-quick) $(if $(ONLY),-only $(ONLY))
 
 lint:
 	@scripts/lint
