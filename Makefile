@@ -47,7 +47,7 @@ test-images: deps
 
 bench: deps build
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/bench ./bench
-	@bin/bench $(if $(QUICK),-quick) $(if $(ONLY),-only $(ONLY))
+	@bin/bench $(if $(QUICK),-quick) $(if $(ONLY),-only '$(ONLY)')
 
 lint:
 	@scripts/lint
