@@ -112,6 +112,7 @@ func TestPrefixes(t *testing.T) {
 
 // TestFullDisk fills the file system that holds the data directory while a commit is written.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	dir := scratch(t)
 	image, mountPoint := filepath.Join(dir, "disk.img"), filepath.Join(dir, "mnt")
 	must(t, os.Mkdir(mountPoint, 0o711))
@@ -130,7 +131,7 @@ func TestFullDisk(t *testing.T) {
 	})
 	u := newUser(t, s)
 	u.run(`vers run --vm-alias main --mem-size 256 --wait`)
-	u.run(`vers execute main 'head -c 40M /dev/urandom > /dev/shm/data; sha256sum < /dev/shm/data > /root/sum'`)
+	u.run(`vers execute main 'head -c 16M /dev/urandom > /dev/shm/data; sha256sum < /dev/shm/data > /root/sum'`)
 	good := u.run(`vers commit main --format json | jq -r .commit_id`)
 	layers := len(globbed(t, s.data()+"/commits/*"))
 
@@ -143,7 +144,7 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("after the failed commit the machine says %q", got)
 	}
 	// What the guest itself writes has no room either: it is stopped in the middle of it, and says so.
-	u.run(`vers execute main 'nohup sh -c "head -c 48M /dev/zero | tr \\\\000 v > /root/big; sync; md5sum < /root/big > /root/big.sum" >/dev/null 2>&1 &'`)
+	u.run(`vers execute main 'nohup sh -c "head -c 20M /dev/zero | tr \\\\000 v > /root/big; sync; md5sum < /root/big > /root/big.sum" >/dev/null 2>&1 &'`)
 	eventually(t, "the guest is stopped", func() error {
 		if got := u.run(`vers info main --format json | jq -r '.state + " " + .reason'`); !strings.HasPrefix(got, "paused the host's disk is full") {
 			return fmt.Errorf("it is %s", got)
@@ -156,7 +157,7 @@ func TestFullDisk(t *testing.T) {
 	must(t, os.Remove(mountPoint+"/ballast"))
 	u.run(`vers resume main`)
 	eventually(t, "the guest's write is finished", func() error {
-		r := u.try(`vers execute main 'test -s /root/big.sum && head -c 48M /dev/zero | tr "\\000" v | md5sum | cmp - /root/big.sum'`)
+		r := u.try(`vers execute main 'test -s /root/big.sum && head -c 20M /dev/zero | tr "\\000" v | md5sum | cmp - /root/big.sum'`)
 		if r.code != 0 {
 			return fmt.Errorf("%s%s", r.stdout, r.stderr)
 		}

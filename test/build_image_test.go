@@ -237,6 +237,7 @@ CMD ["node", "server.js"]
 
 // Interrupting the client, or killing versd, in the middle of a build leaves nothing, and the next build works.
 func TestInterruptedBuild(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	u := newUser(t, s)
 	u.busybox()
@@ -304,6 +305,7 @@ func forget(t *testing.T, pid int) {
 // A folder of 2 GiB takes neither the client's nor the server's memory: not when it is sent, not when its digest is made,
 // not when the upload is interrupted, of which nothing is left on either side.
 func TestLargeFolder(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	u := newUser(t, s)
 	u.project(map[string]string{"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n", ".dockerignore": "large\n", "vers.toml": "[rootfs]\nname = \"small\"\n"})

@@ -38,6 +38,7 @@ func newOrganisation(t *testing.T, s *server, name string) (*api.Client, *user) 
 // TestForkBetweenOrganisations: what runs in a public machine goes on in the fork, which is whole when everything of the
 // source is gone: VM, tag, repository, commits, and the files that they were made of.
 func TestForkBetweenOrganisations(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	publisher := newUser(t, s)
 	local, err := api.NewClient("unix://" + s.socket())

@@ -72,6 +72,7 @@ func qemuProcesses(t *testing.T, s *server) []int {
 
 // TestKillReturnsEverything makes and deletes machines in every way and counts what is left.
 func TestKillReturnsEverything(t *testing.T) {
+	t.Parallel()
 	s := newServer(t)
 	u := newUser(t, s)
 	u.run(`vers run --vm-alias base --mem-size 256 --wait`)

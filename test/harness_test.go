@@ -382,7 +382,7 @@ func tail(log string) string {
 func eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(time.Minute)
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(100 * time.Millisecond) // mostly a program is started each time
 	defer tick.Stop()
 	for {
 		err := check()

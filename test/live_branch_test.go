@@ -11,17 +11,20 @@ import (
 
 // counter appends one rising number to a file in memory (tmpfs) and then to one on disk (synchronous writes), over and
 // over. At every instant memory is equal to disk or one ahead.
-const counter = `cat > /root/count.sh <<'END'
-echo $$ > /dev/shm/pid
-n=0
-while :; do
-  n=$((n+1))
-  echo $n >> /dev/shm/memory
-  echo $n >> /root/disk.log
-  sync -d /root/disk.log
-done
+const counter = `cat > /root/count.pl <<'END'
+use IO::Handle;
+open my $pid, '>', '/dev/shm/pid' or die $!; print $pid "$$\n"; close $pid;
+open my $memory, '>>', '/dev/shm/memory' or die $!;
+open my $disk, '>>', '/root/disk.log' or die $!;
+for (;;) {
+  $n++;
+  syswrite $memory, "$n\n";
+  syswrite $disk, "$n\n";
+  $disk->sync or die $!;
+  select undef, undef, undef, 0.01;
+}
 END
-setsid bash /root/count.sh >/dev/null 2>&1 </dev/null &
+setsid perl /root/count.pl >/dev/null 2>&1 </dev/null &
 until [ -s /root/disk.log ]; do sleep 0.1; done`
 
 // inspect prints, for a branched machine: the counter in memory, the last number and the wholeness of the log on disk,

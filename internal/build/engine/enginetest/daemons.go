@@ -59,6 +59,7 @@ func (d Daemon) Start(t *testing.T) (socket string, client []string) {
 		env = append(env, isolated+"="+d.Prepare)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET}
 	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL // should the test have no time to end it
 	cmd.Env = env
 	t.Cleanup(func() { unmountBelow(t, dir) }) // Docker leaves its data folder as a mount at times
 	runDaemon(t, cmd, socket)
