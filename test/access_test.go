@@ -273,7 +273,7 @@ func copyGoesOn(t *testing.T, u *user) {
 		u.run(fmt.Sprintf(`vers exec dev perl -e '{ my ($f) = (glob("/srv/.vers-*.part"), "/srv/huge"); last if (-s $f // 0) >= %d; select undef, undef, undef, 0.02; redo }'`, bytes))
 	}
 	var p *program
-	size := 64 << 20
+	size := 128 << 20
 	for tries := 0; ; tries, size = tries+1, size*2 {
 		u.run(fmt.Sprintf("head -c %d /dev/urandom > huge; vers exec dev rm -f /srv/huge", size))
 		p = u.background("vers copy dev huge :/srv/huge")

@@ -152,7 +152,8 @@ func (u *user) wholeCount() {
 
 // TestSleepByItself: nobody uses the machine, so it sleeps; its time is over, so it is gone.
 func TestSleepByItself(t *testing.T) {
-	u := newUser(t, shared)
+	t.Parallel()
+	u := newUser(t, newServer(t))
 	u.run(`vers run --vm-alias main --mem-size 256 --sleep-after 10s --wait`)
 	u.run(`vers execute main 'sleep 15'`) // used for longer than that
 	if got := u.run(`vers status main --format json | jq -r .state`); got != "running" {
