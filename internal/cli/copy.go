@@ -31,9 +31,9 @@ func (a *App) copyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "copy [vm|alias] <source> <destination>", Aliases: []string{"cp"}, Short: "Copy files into a VM, or out of it",
 		Long: `Copy a file, or with -r a folder, between this machine and a VM (default: HEAD). A leading ':' marks the path
-in the VM, a VM's name and ':' too, as with scp; relative ones begin at root's home. Without a ':', the path that begins with a slash is the one in
-the VM; if that decides nothing, it is an upload if the source is on this machine, else a download. '-' is
-standard input or output.
+in the VM, or the VM's name and ':' as with scp; relative ones begin at root's home. Without a ':', the path
+that begins with a slash is the one in the VM; if that decides nothing, it is an upload if the source is on
+this machine, else a download. '-' is standard input or output.
 
 A destination that is a folder, or ends in a slash, gets the source under its own name; 'folder/.' stands for
 what is in a folder. Folders on the way are made. Modes and times are kept, links stay links; set-user-ID is
