@@ -111,22 +111,16 @@ type upload struct {
 	begun bool // lines are sent
 }
 
-// stallLimit is how long a client may send nothing of a body that may take as long as it needs.
-const stallLimit = 2 * time.Minute
-
 // receive lets do read the body of a request and answer it. A client that goes away ends the context; one that sends slowly
-// is not waited for beyond the limit, which do has too; 0: beyond the time in which nothing comes.
+// is not waited for beyond the limit, which do has too; 0: there is none, and what is piped in may pause.
 func (s *Server) receive(in UploadInput, limit time.Duration, do func(ctx context.Context, u *upload)) *huma.StreamResponse {
 	return &huma.StreamResponse{Body: func(huma.Context) {
 		r, w := humago.Unwrap(in.hc)
 		u := &upload{s: s, ctx: r.Context(), w: w, control: http.NewResponseController(w), body: &arriving{r: r.Body, asks: r.Header.Get("Expect") != ""}, status: http.StatusOK,
 			lines: strings.Contains(notesOf(r.Context()).accept, "application/x-ndjson")}
 		u.log = buildLog{u}
-		// Tests without a connection have no deadlines.
 		if limit > 0 { // do's own limit ends first; this only wakes a read that would go on waiting
-			_ = u.control.SetReadDeadline(time.Now().Add(limit + time.Second))
-		} else {
-			u.body.reading = func() { _ = u.control.SetReadDeadline(time.Now().Add(stallLimit)) }
+			_ = u.control.SetReadDeadline(time.Now().Add(limit + time.Second)) // tests without a connection have no deadlines
 		}
 		do(r.Context(), u)
 		if u.body.open() {
@@ -138,18 +132,14 @@ func (s *Server) receive(in UploadInput, limit time.Duration, do func(ctx contex
 
 // arriving is a body of which we know whether its client still sends.
 type arriving struct {
-	r       io.Reader
-	asks    bool // the client sends nothing before we read
-	read    bool
-	ended   bool
-	reading func() // before each reading; may be nil
+	r     io.Reader
+	asks  bool // the client sends nothing before we read
+	read  bool
+	ended bool
 }
 
 func (a *arriving) Read(p []byte) (int, error) {
 	a.read = true
-	if a.reading != nil {
-		a.reading()
-	}
 	n, err := a.r.Read(p)
 	a.ended = a.ended || err != nil
 	return n, err
@@ -161,7 +151,6 @@ func (a *arriving) open() bool { return !a.ended && (a.read || !a.asks) }
 const drainTime = 3 * time.Second
 
 func (u *upload) drain() {
-	u.body.reading = nil
 	if u.control.SetReadDeadline(time.Now().Add(drainTime)) == nil {
 		_, _ = io.Copy(io.Discard, u.body)
 	}

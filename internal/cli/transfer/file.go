@@ -258,6 +258,18 @@ func tempName(target string) string {
 	return path.Join(path.Dir(target), ".vers-"+hex.EncodeToString(random[:])+".tmp")
 }
 
+// abandoned gives what r does until ctx ends, also while r waits for somebody who writes nothing.
+func abandoned(ctx context.Context, r io.Reader) io.Reader {
+	out, in := io.Pipe()
+	stop := context.AfterFunc(ctx, func() { in.CloseWithError(context.Cause(ctx)) })
+	go func() {
+		_, err := io.Copy(in, r)
+		stop()
+		in.CloseWithError(err)
+	}()
+	return out
+}
+
 // UploadStream copies what r gives into a file of the VM.
 func (c *Copier) UploadStream(ctx context.Context, r io.Reader, to string) error {
 	target, err := placeRemote(c.files, to, "", false)
@@ -277,10 +289,11 @@ func (c *Copier) UploadStream(ctx context.Context, r io.Reader, to string) error
 	if err != nil {
 		return plain(err)
 	}
+	input := abandoned(ctx, r)
 	if c.Contents != nil {
-		err = c.send(ctx, r, temp, 0)
+		err = c.send(ctx, input, temp, 0)
 	} else {
-		err = c.sendSlow(ctx, r, f)
+		err = c.sendSlow(ctx, input, f)
 	}
 	if err == nil {
 		err = dst.setAttrs(temp, mode, there)
